@@ -1,0 +1,3 @@
+//! The engine: a synchronous step, and the actor thread that drives it.
+
+pub mod request;

@@ -1,0 +1,85 @@
+//! What goes into the engine and what comes back, as plain values.
+
+use crate::sampling::params::SequenceParams;
+use crate::types::{FinishReason, Sampled, TokenId};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A validated request: what [`super::handle::EngineHandle::submit`] takes.
+#[derive(Clone, Debug)]
+pub struct NewRequest {
+    /// Unique among the requests in flight.
+    pub request_id: String,
+    /// At least one token, all within the vocabulary, and shorter than the context.
+    pub prompt: Arc<[TokenId]>,
+    pub params: Arc<SequenceParams>,
+    /// Independent continuations, `1 ..= 128`; sequence index is `0 .. n`.
+    pub n: u32,
+    /// Of the whole stream.
+    pub deadline: Option<Instant>,
+}
+
+/// One sequence as the synchronous engine takes it.
+#[derive(Clone, Debug)]
+pub struct NewSequence {
+    pub prompt: Arc<[TokenId]>,
+    pub params: Arc<SequenceParams>,
+    /// Which of the request's `n` sequences: part of the key of the random stream.
+    pub index: u32,
+}
+
+/// How a sequence ended, told with its last token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finish {
+    pub reason: FinishReason,
+    /// The last token is an end-of-generation or stop token: its text is not part of the output.
+    pub by_stop_token: bool,
+}
+
+/// What a request's stream carries. After `finish` of every sequence, or after `Failed`, nothing follows (LAW-2).
+#[derive(Clone, Debug)]
+pub enum Event {
+    Token { index: u32, sampled: Sampled, finish: Option<Finish>, timings: Timings },
+    Failed(RequestError),
+}
+
+/// Milliseconds since the sequence was submitted, split at its first scheduling and its first token.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    pub queue_ms: f64,
+    pub prefill_ms: f64,
+    pub decode_ms: f64,
+}
+
+/// Where a request was when it was ended from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Queue,
+    Prefill,
+    Decode,
+}
+
+/// Why a request ended without a result. The server maps each to a gRPC status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    #[error("request queue is full")]
+    QueueFull { retry_after_ms: u64 },
+    #[error("request id is already in flight")]
+    DuplicateId,
+    #[error("server is draining")]
+    Draining,
+    #[error("prompt and max_tokens need {needed} KV blocks, the pool has {available}")]
+    KvCapacity { needed: u64, available: u64 },
+    #[error("deadline passed in {0:?}")]
+    DeadlineExceeded(Stage),
+    #[error("aborted")]
+    Aborted,
+    #[error("logits are not finite")]
+    NonFiniteLogits,
+    #[error("a panic ended the sequence")]
+    SequencePanic,
+    #[error("the engine failed")]
+    EngineFault,
+    #[error("the engine restarted before the request began")]
+    EngineRestart,
+}

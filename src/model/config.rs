@@ -1,0 +1,1 @@
+//! The sizes of a model: GGUF keys translated to names, once.

@@ -1,0 +1,2 @@
+//! `sampling`.
+pub mod params;
