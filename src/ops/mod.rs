@@ -1,1 +1,17 @@
-//! `ops`.
+//! Model arithmetic over slices of f32, and the thread pool it runs on.
+//!
+//! An op is a function that takes a [`Ctx`], reads shared slices, and writes each output element exactly once. Which
+//! worker computes an element never changes its bits: the order of every sum is fixed by `specs/numerics.md`.
+
+pub mod disjoint;
+pub mod pool;
+
+use crate::kernels::Isa;
+use pool::Pool;
+
+/// What every op needs: the workers and the instruction-set path.
+#[derive(Clone, Copy)]
+pub struct Ctx<'a> {
+    pub pool: &'a Pool,
+    pub isa: Isa,
+}
