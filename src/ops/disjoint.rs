@@ -73,8 +73,8 @@ impl Tile<'_> {
         let (first, end) = self.own_rows;
         assert!(first <= row && row < end, "row {row} of a tile with rows {first}..{end}");
         let (begin, stop) = self.own_cols;
-        // SAFETY: `run_grid` checked that the last row ends inside the matrix and that tiles do not overlap; `&mut self`
-        // keeps a second reference into this tile away while the result lives.
+        // SAFETY: `run_grid` checked that the last row ends inside the matrix and that tiles do not overlap; `&mut
+        // self` keeps a second reference into this tile away while the result lives.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride + begin), stop - begin) }
     }
 }
@@ -122,8 +122,8 @@ impl Pool {
     }
 
     /// Cuts the matrix `out` (rows of `stride` elements) into tiles and calls `unit` for each: part `p` of the rows is
-    /// `row_starts[p] .. row_starts[p + 1]`, and the columns are cut every `cols_per_unit` (> 0), the last part possibly
-    /// shorter. Tiles with the same columns are claimed one after the other.
+    /// `row_starts[p] .. row_starts[p + 1]`, and the columns are cut every `cols_per_unit` (> 0), the last part
+    /// possibly shorter. Tiles with the same columns are claimed one after the other.
     ///
     /// # Panics
     /// If `row_starts` descends anywhere or ends beyond the matrix.

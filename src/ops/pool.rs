@@ -82,9 +82,10 @@ struct Shared {
     spins: u32,
 }
 
-// SAFETY: `job` is the only field that is not Sync. It is written by the caller of `run` alone (`busy` admits one), at a
-// time when no worker is inside, and read by workers only after they entered: the entering compare-exchange (Acquire)
-// reads the publishing store (Release) and the closing load of the caller (Acquire) reads the leaving decrement (Release).
+// SAFETY: `job` is the only field that is not Sync. It is written by the caller of `run` alone (`busy` admits one), at
+// a time when no worker is inside, and read by workers only after they entered: the entering compare-exchange
+// (Acquire) reads the publishing store (Release) and the closing load of the caller (Acquire) reads the leaving
+// decrement (Release).
 unsafe impl Sync for Shared {}
 // SAFETY: the job pointer is only dereferenced during a run, on closures that are Sync; nothing else is thread-bound.
 unsafe impl Send for Shared {}
