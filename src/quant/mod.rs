@@ -1,5 +1,8 @@
 //! Block formats of GGUF weights: sizes, and scalar conversion to and from f32.
 
+mod float;
+pub mod q8_0;
+
 use std::fmt;
 
 /// A tensor type of a GGUF file that this build can compute with.
@@ -46,5 +49,33 @@ impl fmt::Display for WeightType {
             Self::BF16 => "BF16",
             Self::Q8_0 => "Q8_0",
         })
+    }
+}
+
+/// Widens one row (or any whole number of blocks) to f32; exact for the float types.
+///
+/// # Panics
+/// `bytes` does not hold exactly `out.len()` elements of type `ty`.
+pub fn dequantize_row(ty: WeightType, bytes: &[u8], out: &mut [f32]) {
+    assert_eq!(ty.row_bytes(out.len()), Some(bytes.len()), "a row of {} elements of type {ty}", out.len());
+    match ty {
+        WeightType::F32 => float::dequantize_f32(bytes, out),
+        WeightType::F16 => float::dequantize_f16(bytes, out),
+        WeightType::BF16 => float::dequantize_bf16(bytes, out),
+        WeightType::Q8_0 => q8_0::dequantize(bytes, out),
+    }
+}
+
+/// Appends one row (or any whole number of blocks) in type `ty` to `out`.
+///
+/// # Panics
+/// The length of `x` is no multiple of the type's block.
+pub fn quantize_row(ty: WeightType, x: &[f32], out: &mut Vec<u8>) {
+    assert!(x.len().is_multiple_of(ty.block_len()), "a row of {} elements of type {ty}", x.len());
+    match ty {
+        WeightType::F32 => float::quantize_f32(x, out),
+        WeightType::F16 => float::quantize_f16(x, out),
+        WeightType::BF16 => float::quantize_bf16(x, out),
+        WeightType::Q8_0 => q8_0::quantize(x, out),
     }
 }

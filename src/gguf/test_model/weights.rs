@@ -1,0 +1,98 @@
+//! The data of matrices and norms, piece by piece.
+//!
+//! A matrix of up to [`DIRECT_ELEMENTS`] has its own numbers. A larger one reads a pool of normals, drawn once, from a
+//! start of its own and around the pool's end: the pool is a prime number of blocks long, so rows of any length fall on
+//! ever new places of it and no two rows of a matrix are alike. The pool is encoded once for each scale, after which
+//! writing a matrix is copying.
+
+use super::random::Stream;
+use crate::quant::{self, WeightType};
+use std::io;
+
+const DIRECT_ELEMENTS: u64 = 1 << 20;
+/// Elements drawn and encoded at a time; a multiple of every block length.
+const PIECE: u64 = 1 << 15;
+const BLOCK: usize = 32;
+/// Prime.
+const POOL_BLOCKS: usize = 131_071;
+
+type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
+
+pub(super) struct WeightSource {
+    seed: u64,
+    weight_type: WeightType,
+    /// Normals; empty until a large matrix needs them.
+    pool: Vec<f32>,
+    /// The pool times `encoded_scale`, in `weight_type`.
+    encoded: Vec<u8>,
+    encoded_scale: f32,
+}
+
+impl WeightSource {
+    pub(super) fn new(seed: u64, weight_type: WeightType) -> Self {
+        Self { seed, weight_type, pool: Vec::new(), encoded: Vec::new(), encoded_scale: f32::NAN }
+    }
+
+    /// `elements` normals times `scale` in the weight type, to `sink` in pieces.
+    pub(super) fn matrix(&mut self, name: &str, elements: u64, scale: f32, sink: Sink) -> io::Result<()> {
+        let stream = Stream::new(self.seed, name);
+        if elements > DIRECT_ELEMENTS {
+            self.from_pool(stream, elements, scale, sink)
+        } else {
+            self.direct(stream, elements, scale, sink)
+        }
+    }
+
+    /// `len` numbers near 1 (deviation 0.1), as F32.
+    pub(super) fn norm(&self, name: &str, len: u64) -> Vec<u8> {
+        let stream = Stream::new(self.seed, name);
+        (0..len).flat_map(|i| (1.0 + 0.1 * stream.normal(i)).to_le_bytes()).collect()
+    }
+
+    fn direct(&self, stream: Stream, elements: u64, scale: f32, sink: Sink) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        for start in (0..elements).step_by(PIECE as usize) {
+            let end = elements.min(start + PIECE);
+            let numbers: Vec<f32> = (start..end).map(|i| scale * stream.normal(i)).collect();
+            bytes.clear();
+            quant::quantize_row(self.weight_type, &numbers, &mut bytes);
+            sink(&bytes)?;
+        }
+        Ok(())
+    }
+
+    fn from_pool(&mut self, stream: Stream, elements: u64, scale: f32, sink: Sink) -> io::Result<()> {
+        self.encode_pool(scale);
+        let bytes_per_block = self.encoded.len() / POOL_BLOCKS;
+        // For the float types the last block of a matrix may be cut; Q8_0 matrices are whole blocks.
+        let mut left =
+            elements as usize / BLOCK * bytes_per_block + elements as usize % BLOCK * bytes_per_block / BLOCK;
+        let mut start = (stream.bits(0) % POOL_BLOCKS as u64) as usize * bytes_per_block;
+        while left > 0 {
+            let piece = &self.encoded[start..];
+            let piece = &piece[..piece.len().min(left)];
+            sink(piece)?;
+            left -= piece.len();
+            start = 0;
+        }
+        Ok(())
+    }
+
+    fn encode_pool(&mut self, scale: f32) {
+        if self.encoded_scale == scale {
+            return;
+        }
+        if self.pool.is_empty() {
+            let stream = Stream::new(self.seed, "pool");
+            self.pool = (0..(POOL_BLOCKS * BLOCK) as u64).map(|i| stream.normal(i)).collect();
+        }
+        self.encoded.clear();
+        let mut numbers = Vec::with_capacity(PIECE as usize);
+        for piece in self.pool.chunks(PIECE as usize) {
+            numbers.clear();
+            numbers.extend(piece.iter().map(|x| scale * x));
+            quant::quantize_row(self.weight_type, &numbers, &mut self.encoded);
+        }
+        self.encoded_scale = scale;
+    }
+}
