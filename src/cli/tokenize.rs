@@ -1,11 +1,56 @@
-//! `tokenize`.
+//! `tokenize`: text on stdin, ids on stdout.
 
 use super::error::CliError;
+use crate::gguf::{ExitKind, GgufError, ModelFile};
+use crate::text::Tokenizer;
+use crate::types::TokenId;
+use std::io::{ErrorKind, Read, Write};
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
-pub struct TokenizeArgs {}
+pub struct TokenizeArgs {
+    /// GGUF file whose tokenizer is used; a file without weights will do.
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    /// Add the tokens that the file puts around a prompt (BOS, EOS).
+    #[arg(long)]
+    add_bos: bool,
+    /// Take control tokens spelt in the text, such as <s>, for those tokens.
+    #[arg(long)]
+    parse_special: bool,
+}
 
-/// Runs the command.
-pub fn run(_args: TokenizeArgs) -> Result<(), CliError> {
-    Err(CliError::Internal("not written yet".into()))
+/// Reads stdin to its end and prints the ids of that text on one line, separated by spaces.
+pub fn run(args: TokenizeArgs) -> Result<(), CliError> {
+    let file = ModelFile::open(&args.model).map_err(|error| open_error(&error))?;
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|error| CliError::BadData(error.to_string()))?;
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| CliError::Io(format!("stdin: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        CliError::BadData(format!("stdin: not UTF-8 at byte {}", error.utf8_error().valid_up_to()))
+    })?;
+    let ids = tokenizer
+        .encode(&text, args.add_bos, args.parse_special)
+        .map_err(|error| CliError::BadData(format!("stdin: {error}")))?;
+    print_ids(&ids)
+}
+
+/// A reader that has seen enough and closes its end is no error.
+fn print_ids(ids: &[TokenId]) -> Result<(), CliError> {
+    let mut line = ids.iter().map(TokenId::to_string).collect::<Vec<_>>().join(" ");
+    line.push('\n');
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Io(format!("stdout: {error}"))),
+        _ => Ok(()),
+    }
+}
+
+fn open_error(error: &GgufError) -> CliError {
+    let line = error.to_string();
+    match error.exit_kind() {
+        ExitKind::BadData => CliError::BadData(line),
+        ExitKind::CannotOpen => CliError::CannotOpen(line),
+        ExitKind::Io => CliError::Io(line),
+    }
 }

@@ -1,10 +1,14 @@
 //! What can be wrong with a tokenizer's data, and with a text.
 
+use crate::gguf::error::GgufError;
 use crate::types::TokenId;
 
 /// The file's tokenizer data cannot be used. Each message is one line and names the key and the value.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
+    /// A value of another type than its key's.
+    #[error(transparent)]
+    Metadata(#[from] GgufError),
     #[error("{key}: missing")]
     MissingKey { key: &'static str },
     #[error("tokenizer.ggml.model: {} is not supported (supported: llama, gpt2)", clip(.name))]

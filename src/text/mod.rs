@@ -7,6 +7,7 @@ mod data;
 mod detokenizer;
 mod error;
 mod pre_tokenizer;
+mod read;
 mod special;
 mod spm;
 mod stop_strings;

@@ -7,6 +7,7 @@ use super::pre_tokenizer::PreTokenizer;
 use super::special::{Fragment, SpecialDefaults, SpecialIds, SpecialMatcher};
 use super::spm::Spm;
 use super::vocabulary::{TokenKind, Vocabulary, parse_byte};
+use crate::gguf::metadata::Metadata;
 use crate::types::TokenId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -32,6 +33,11 @@ enum TokenizerModel {
 }
 
 impl Tokenizer {
+    /// Builds the tokenizer that a file's `tokenizer.ggml.*` keys describe.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Self, TokenizerError> {
+        Self::from_data(TokenizerData::from_metadata(metadata)?)
+    }
+
     /// Builds the tokenizer from values read before; panics of the library are contained.
     pub fn from_data(data: TokenizerData) -> Result<Self, TokenizerError> {
         catch_unwind(AssertUnwindSafe(|| Self::build(data)))

@@ -74,11 +74,6 @@ impl Vocabulary {
         self.tokens.len()
     }
 
-    /// The token as the vocabulary spells it; empty for an id outside.
-    pub fn spelling(&self, id: TokenId) -> &str {
-        self.tokens.get(id as usize).map_or("", String::as_str)
-    }
-
     pub fn kind(&self, id: TokenId) -> TokenKind {
         self.kinds.get(id as usize).copied().unwrap_or(TokenKind::Undefined)
     }
