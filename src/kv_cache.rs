@@ -1,4 +1,223 @@
 //! The storage of the paged KV cache.
+//!
+//! Blocks of `block_size` token places. A layer is one array, `[num_blocks][kv_heads]` of K, then V: K transposed,
+//! `[head_dim][block_size]`, so that tokens are adjacent for `q K^T`; V as `[block_size][head_dim]`, so that dimensions
+//! are adjacent for `p V`. Which block belongs to which sequence is not known here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bytemuck::{Pod, Zeroable};
+
+#[cfg(test)]
+mod tests;
+
+/// The largest head dimension attention works with.
+pub const MAX_HEAD_DIM: usize = 256;
+
+/// How the elements of K and V are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// Rounded to the nearest f16, ties to even.
+    F16,
+    F32,
+}
+
+impl KvType {
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        })
+    }
+}
+
+impl FromStr for KvType {
+    type Err = KvCacheError;
+
+    /// Reads the value of `--kv-type`.
+    fn from_str(text: &str) -> Result<Self, KvCacheError> {
+        match text {
+            "f16" => Ok(Self::F16),
+            "f32" => Ok(Self::F32),
+            "bf16" | "q8_0" => Err(KvCacheError::NotBuilt(text.into())),
+            _ => Err(KvCacheError::UnknownType(text.into())),
+        }
+    }
+}
+
+/// A cache cannot be made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum KvCacheError {
+    #[error("--kv-type {0}: not built yet; one of f16, f32")]
+    NotBuilt(String),
+    #[error("--kv-type {0}: unknown; one of f16, f32")]
+    UnknownType(String),
+    #[error("KV cache: {0} must not be 0")]
+    Zero(&'static str),
+    #[error("KV cache: head_dim {0} is greater than {MAX_HEAD_DIM}")]
+    HeadDim(usize),
+    #[error("KV cache: {num_blocks} blocks of {block_size} token places are too many to number")]
+    TooManySlots { num_blocks: usize, block_size: usize },
+    #[error("KV cache: the size of {num_blocks} blocks overflows")]
+    Overflow { num_blocks: usize },
+    #[error("KV cache: {bytes} bytes cannot be allocated")]
+    OutOfMemory { bytes: u64 },
+}
+
+/// What determines the size of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    pub layers: usize,
+    pub kv_heads: usize,
+    /// Elements of one head's K or V: 1 to [`MAX_HEAD_DIM`].
+    pub head_dim: usize,
+    /// Token places of a block: at least 1; 32 is the fast case.
+    pub block_size: usize,
+    pub kv_type: KvType,
+}
+
+impl KvShape {
+    /// Bytes of one block over all layers: what `--kv-cache` is divided by.
+    pub fn block_bytes(&self) -> Result<u64, KvCacheError> {
+        self.check()?;
+        let overflow = KvCacheError::Overflow { num_blocks: 1 };
+        let block = self.block_len().and_then(|len| len.checked_mul(self.kv_type.bytes()));
+        let all = block.and_then(|bytes| bytes.checked_mul(self.layers));
+        all.and_then(|bytes| u64::try_from(bytes).ok()).ok_or(overflow)
+    }
+
+    /// Elements of one block in one layer, K and V of all heads.
+    fn block_len(&self) -> Option<usize> {
+        self.kv_heads.checked_mul(2)?.checked_mul(self.head_dim)?.checked_mul(self.block_size)
+    }
+
+    fn check(&self) -> Result<(), KvCacheError> {
+        let numbers = [
+            ("layers", self.layers),
+            ("kv_heads", self.kv_heads),
+            ("head_dim", self.head_dim),
+            ("block_size", self.block_size),
+        ];
+        if let Some((name, _)) = numbers.into_iter().find(|(_, n)| *n == 0) {
+            return Err(KvCacheError::Zero(name));
+        }
+        if self.head_dim > MAX_HEAD_DIM { Err(KvCacheError::HeadDim(self.head_dim)) } else { Ok(()) }
+    }
+}
+
+/// A cache line: the unit of allocation, so that a row of K of 32 f16 is one line.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
 
 /// The storage of K and V for every block of the pool.
-pub struct KvCache {}
+pub struct KvCache {
+    shape: KvShape,
+    num_blocks: usize,
+    block_len: usize,
+    layers: Vec<Vec<Line>>,
+}
+
+/// The elements of a layer: `[num_blocks][kv_heads]` of `{K [head_dim][block_size], V [block_size][head_dim]}`.
+pub enum LayerKv<'a> {
+    /// Bits of f16.
+    F16(&'a [u16]),
+    F32(&'a [f32]),
+}
+
+/// [`LayerKv`] for writing.
+pub enum LayerKvMut<'a> {
+    F16(&'a mut [u16]),
+    F32(&'a mut [f32]),
+}
+
+impl KvCache {
+    /// Allocates and touches `num_blocks` blocks. Every place holds NaN until it is written.
+    pub fn new(shape: KvShape, num_blocks: usize) -> Result<Self, KvCacheError> {
+        let block_bytes = shape.block_bytes()?;
+        if num_blocks == 0 {
+            return Err(KvCacheError::Zero("num_blocks"));
+        }
+        let slots = num_blocks.checked_mul(shape.block_size);
+        if slots.is_none_or(|slots| u32::try_from(slots).is_err()) {
+            return Err(KvCacheError::TooManySlots { num_blocks, block_size: shape.block_size });
+        }
+        let overflow = || KvCacheError::Overflow { num_blocks };
+        let bytes = u64::try_from(num_blocks).ok().and_then(|n| n.checked_mul(block_bytes)).ok_or_else(overflow)?;
+        let block_len = shape.block_len().ok_or_else(overflow)?;
+        let layer_bytes = num_blocks
+            .checked_mul(block_len)
+            .and_then(|len| len.checked_mul(shape.kv_type.bytes()))
+            .ok_or_else(overflow)?;
+        let mut layers = Vec::new();
+        for _ in 0..shape.layers {
+            let lines = layer_bytes.div_ceil(size_of::<Line>());
+            let mut layer: Vec<Line> = Vec::new();
+            layer.try_reserve_exact(lines).map_err(|_| KvCacheError::OutOfMemory { bytes })?;
+            // All bits set is NaN in f16 and f32: a place read before it is written cannot go unnoticed.
+            layer.resize(lines, Line([0xff; 64]));
+            layers.push(layer);
+        }
+        Ok(Self { shape, num_blocks, block_len, layers })
+    }
+
+    pub fn shape(&self) -> &KvShape {
+        &self.shape
+    }
+
+    /// Token places of a block.
+    pub fn block_size(&self) -> usize {
+        self.shape.block_size
+    }
+
+    pub fn num_blocks(&self) -> usize {
+        self.num_blocks
+    }
+
+    /// Bytes of all blocks.
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| size_of_val(layer.as_slice()) as u64).sum()
+    }
+
+    /// Elements of one block in a layer: `2 * kv_heads * head_dim * block_size`.
+    pub fn block_len(&self) -> usize {
+        self.block_len
+    }
+
+    /// The elements of `layer` (`0..layers`).
+    pub fn layer(&self, layer: usize) -> LayerKv<'_> {
+        let len = self.num_blocks * self.block_len;
+        let lines = &self.layers[layer];
+        match self.shape.kv_type {
+            KvType::F16 => LayerKv::F16(&bytemuck::cast_slice(lines)[..len]),
+            KvType::F32 => LayerKv::F32(&bytemuck::cast_slice(lines)[..len]),
+        }
+    }
+
+    /// The elements of `layer` (`0..layers`), for writing.
+    pub fn layer_mut(&mut self, layer: usize) -> LayerKvMut<'_> {
+        let len = self.num_blocks * self.block_len;
+        let lines = &mut self.layers[layer];
+        match self.shape.kv_type {
+            KvType::F16 => LayerKvMut::F16(&mut bytemuck::cast_slice_mut(lines)[..len]),
+            KvType::F32 => LayerKvMut::F32(&mut bytemuck::cast_slice_mut(lines)[..len]),
+        }
+    }
+}
+
+impl fmt::Debug for KvCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KvCache").field("shape", &self.shape).field("num_blocks", &self.num_blocks).finish()
+    }
+}

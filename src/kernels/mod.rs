@@ -2,6 +2,8 @@
 //!
 //! The path is chosen once at start ([`Isa::detect`] or `--isa`) and carried as a value.
 
+pub mod lanes;
+
 use std::fmt;
 use std::str::FromStr;
 

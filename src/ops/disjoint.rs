@@ -12,6 +12,17 @@ use super::pool::Pool;
 #[cfg(test)]
 mod tests;
 
+/// Elements below which handing work to other threads costs more than it saves, for ops of a few cycles an element.
+const SMALL: usize = 16 * 1024;
+/// Elements of one unit of such an op.
+const UNIT: usize = 4 * 1024;
+
+/// Rows for one unit of an element-wise op over `total` elements in rows of `width` (> 0): all of them where the op is
+/// too small to share. At least 1.
+pub(super) fn rows_per_unit(total: usize, width: usize) -> usize {
+    if total <= SMALL { (total / width).max(1) } else { (UNIT / width).max(1) }
+}
+
 /// A buffer cut into chunks of `chunk_len` elements, the last one possibly shorter.
 struct Chunks<'a, T> {
     start: *mut T,

@@ -3,10 +3,17 @@
 //! An op is a function that takes a [`Ctx`], reads shared slices, and writes each output element exactly once. Which
 //! worker computes an element never changes its bits: the order of every sum is fixed by `specs/numerics.md`.
 
+pub mod activation;
 pub mod disjoint;
+pub mod exp;
+pub mod norm;
 pub mod pool;
+pub mod rope;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::kernels::Isa;
+pub use activation::add;
 use pool::Pool;
 
 /// What every op needs: the workers and the instruction-set path.
