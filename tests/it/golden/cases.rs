@@ -80,6 +80,7 @@ fn write_reference_models() {
     let folder = std::path::PathBuf::from(folder);
     std::fs::create_dir_all(&folder).expect("the folder can be made");
     for case in all() {
-        std::fs::write(folder.join(case.name).with_extension("gguf"), case.model.build()).expect("the folder is writable");
+        let path = folder.join(case.name).with_extension("gguf");
+        std::fs::write(path, case.model.build()).expect("the folder is writable");
     }
 }

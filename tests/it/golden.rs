@@ -1,0 +1,2 @@
+//! golden
+mod cases;
