@@ -53,8 +53,13 @@ pub struct TestModel {
     pub rms_eps: f32,
     /// `tokenizer.*` keys to write instead of the synthetic vocabulary's; `vocab` must be their number of tokens.
     pub tokenizer: Option<Vec<(String, Value)>>,
-    edits: Vec<Edit>,
+    /// What the `with_…` methods change about the finished file.
+    pub edits: Edits,
 }
+
+/// Changes to the finished file, made by [`TestModel`]'s `with_…` methods.
+#[derive(Clone, Debug, Default)]
+pub struct Edits(Vec<Edit>);
 
 /// A change to the finished description, for bad files.
 #[derive(Clone, Debug)]
@@ -89,7 +94,7 @@ impl Default for TestModel {
             rope_scaling: RopeScaling::None,
             rms_eps: 1e-5,
             tokenizer: None,
-            edits: Vec::new(),
+            edits: Edits::default(),
         }
     }
 }
@@ -113,13 +118,13 @@ enum Content {
 impl TestModel {
     /// Sets or replaces a metadata key.
     pub fn with_key(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.edits.push(Edit::SetKey(key.into(), value.into()));
+        self.edits.0.push(Edit::SetKey(key.into(), value.into()));
         self
     }
 
     /// Leaves a metadata key out.
     pub fn with_key_removed(mut self, key: &str) -> Self {
-        self.edits.push(Edit::RemoveKey(key.into()));
+        self.edits.0.push(Edit::RemoveKey(key.into()));
         self
     }
 
@@ -130,7 +135,7 @@ impl TestModel {
 
     /// Leaves a tensor out.
     pub fn with_tensor_removed(mut self, name: &str) -> Self {
-        self.edits.push(Edit::RemoveTensor(name.into()));
+        self.edits.0.push(Edit::RemoveTensor(name.into()));
         self
     }
 
@@ -138,25 +143,25 @@ impl TestModel {
     pub fn with_extra_tensor(mut self, name: &str, dims: &[u64], ggml_type: u32) -> Self {
         let num_bytes = TensorType::from_id(ggml_type).and_then(|t| t.tensor_bytes(dims)).unwrap_or(0);
         let entry = TensorEntry { name: name.into(), dims: dims.into(), ggml_type, num_bytes };
-        self.edits.push(Edit::AddTensor(entry, vec![0; num_bytes as usize]));
+        self.edits.0.push(Edit::AddTensor(entry, vec![0; num_bytes as usize]));
         self
     }
 
     /// Gives a tensor other dimensions (fastest first); its data become zeros of the right size.
     pub fn with_tensor_dims(mut self, name: &str, dims: &[u64]) -> Self {
-        self.edits.push(Edit::Dims(name.into(), dims.into()));
+        self.edits.0.push(Edit::Dims(name.into(), dims.into()));
         self
     }
 
     /// Gives a tensor another ggml type; its data become zeros of the right size.
     pub fn with_tensor_type(mut self, name: &str, ggml_type: u32) -> Self {
-        self.edits.push(Edit::Type(name.into(), ggml_type));
+        self.edits.0.push(Edit::Type(name.into(), ggml_type));
         self
     }
 
     /// Replaces a tensor's data: as many bytes as its type and dimensions take.
     pub fn with_tensor_data(mut self, name: &str, bytes: &[u8]) -> Self {
-        self.edits.push(Edit::Data(name.into(), bytes.into()));
+        self.edits.0.push(Edit::Data(name.into(), bytes.into()));
         self
     }
 
@@ -184,7 +189,7 @@ impl TestModel {
     pub fn write_with_progress(&self, out: &mut impl Write, progress: &mut dyn FnMut(u64)) -> io::Result<()> {
         let mut header = self.metadata();
         let mut plan = self.plan()?;
-        for edit in &self.edits {
+        for edit in &self.edits.0 {
             apply(edit, &mut header, &mut plan)?;
         }
         for planned in &plan {
