@@ -6,7 +6,7 @@
 
 use super::data::{SCORES, TokenizerData};
 use super::error::{EncodeError, TokenizerError};
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{SPACE_MARK, Vocabulary};
 use crate::types::TokenId;
 use ahash::AHashMap;
 use std::cmp::Ordering;
@@ -18,6 +18,8 @@ pub struct Spm {
     pieces: AHashMap<String, Piece>,
     /// Bytes of the longest piece: longer pairs are not looked up.
     max_piece: usize,
+    /// No piece has a space after another character, so that no merge crosses the beginning of a word.
+    splits_at_spaces: bool,
     bytes: Box<[Option<TokenId>; 256]>,
     unknown: Option<TokenId>,
 }
@@ -67,6 +69,13 @@ impl PartialEq for Candidate {
 
 impl Eq for Candidate {}
 
+/// Work space, kept from word to word.
+#[derive(Default)]
+struct Scratch {
+    symbols: Vec<Symbol>,
+    queue: BinaryHeap<Candidate>,
+}
+
 impl Spm {
     /// `unknown` stands for characters that have neither a token nor byte tokens.
     pub fn new(
@@ -91,7 +100,8 @@ impl Spm {
             }
         }
         let max_piece = pieces.keys().map(String::len).max().unwrap_or(0);
-        Ok(Self { pieces, max_piece, bytes: vocabulary.byte_tokens()?, unknown })
+        let splits_at_spaces = !pieces.keys().any(|piece| first_word(piece).len() < piece.len());
+        Ok(Self { pieces, max_piece, splits_at_spaces, bytes: vocabulary.byte_tokens()?, unknown })
     }
 
     /// Appends the ids of `text`, in which spaces are already U+2581.
@@ -99,9 +109,25 @@ impl Spm {
         if i32::try_from(text.len()).is_err() {
             return Err(EncodeError::TooLong { len: text.len() });
         }
-        let mut symbols = characters(text);
-        let mut queue: BinaryHeap<Candidate> =
-            (1..symbols.len() as u32).filter_map(|right| self.candidate(text, &symbols, right - 1, right)).collect();
+        let mut scratch = Scratch::default();
+        let mut rest = text;
+        while !rest.is_empty() {
+            // Word by word is the same and much faster: the queue stays small.
+            let word = if self.splits_at_spaces { first_word(rest) } else { rest };
+            self.merge(word, &mut scratch);
+            for symbol in scratch.symbols.iter().filter(|symbol| symbol.len > 0) {
+                self.append(slice(word, symbol.start, symbol.len), ids)?;
+            }
+            rest = &rest[word.len()..];
+        }
+        Ok(())
+    }
+
+    /// Leaves the parts of `text` in `scratch.symbols`.
+    fn merge(&self, text: &str, scratch: &mut Scratch) {
+        let Scratch { symbols, queue } = scratch;
+        characters(text, symbols);
+        queue.extend((1..symbols.len() as u32).filter_map(|right| self.candidate(text, symbols, right - 1, right)));
         while let Some(Candidate { left, right, len, .. }) = queue.pop() {
             let (l, r) = (&symbols[left as usize], &symbols[right as usize]);
             if l.len == 0 || r.len == 0 || l.len + r.len != len {
@@ -112,17 +138,13 @@ impl Spm {
             symbols[left as usize].next = next;
             symbols[right as usize].len = 0;
             if prev != NONE {
-                queue.extend(self.candidate(text, &symbols, prev, left));
+                queue.extend(self.candidate(text, symbols, prev, left));
             }
             if next != NONE {
                 symbols[next as usize].prev = left;
-                queue.extend(self.candidate(text, &symbols, left, next));
+                queue.extend(self.candidate(text, symbols, left, next));
             }
         }
-        for symbol in symbols.iter().filter(|symbol| symbol.len > 0) {
-            self.append(slice(text, symbol.start, symbol.len), ids)?;
-        }
-        Ok(())
     }
 
     fn candidate(&self, text: &str, symbols: &[Symbol], left: u32, right: u32) -> Option<Candidate> {
@@ -158,8 +180,8 @@ impl Spm {
 }
 
 /// One symbol a character. The caller has checked that offsets fit.
-fn characters(text: &str) -> Vec<Symbol> {
-    let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
+fn characters(text: &str, symbols: &mut Vec<Symbol>) {
+    symbols.clear();
     for (index, (start, character)) in (0u32..).zip(text.char_indices()) {
         let prev = index.checked_sub(1).unwrap_or(NONE);
         symbols.push(Symbol { start: start as u32, len: character.len_utf8() as u32, prev, next: index + 1 });
@@ -167,7 +189,15 @@ fn characters(text: &str) -> Vec<Symbol> {
     if let Some(last) = symbols.last_mut() {
         last.next = NONE;
     }
-    symbols
+}
+
+/// The text up to the first space mark that follows another character.
+fn first_word(text: &str) -> &str {
+    let start = text.len() - text.trim_start_matches(SPACE_MARK).len();
+    match text[start..].find(SPACE_MARK) {
+        Some(end) => &text[..start + end],
+        None => text,
+    }
 }
 
 fn slice(text: &str, start: u32, len: u32) -> &str {

@@ -6,13 +6,10 @@ use super::error::{EncodeError, TokenizerError};
 use super::pre_tokenizer::PreTokenizer;
 use super::special::{Fragment, SpecialDefaults, SpecialIds, SpecialMatcher};
 use super::spm::Spm;
-use super::vocabulary::{TokenKind, Vocabulary, parse_byte};
+use super::vocabulary::{SPACE_MARK, TokenKind, Vocabulary, parse_byte};
 use crate::gguf::metadata::Metadata;
 use crate::types::TokenId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// U+2581, which SentencePiece vocabularies write for a space.
-const SPACE_MARK: char = '\u{2581}';
 
 /// Text to ids and back for one vocabulary. Immutable: share it between threads.
 pub struct Tokenizer {
@@ -29,7 +26,7 @@ pub struct Tokenizer {
 
 enum TokenizerModel {
     SentencePiece(Spm),
-    ByteLevelBpe(ByteLevelBpe),
+    ByteLevelBpe(Box<ByteLevelBpe>),
 }
 
 impl Tokenizer {
@@ -66,7 +63,7 @@ impl Tokenizer {
         })?;
         let model = match pre_tokenizer {
             None => TokenizerModel::SentencePiece(Spm::new(&data, &vocabulary, special.unknown)?),
-            Some(pre) => TokenizerModel::ByteLevelBpe(ByteLevelBpe::new(&data, &vocabulary, pre)?),
+            Some(pre) => TokenizerModel::ByteLevelBpe(Box::new(ByteLevelBpe::new(&data, &vocabulary, pre)?)),
         };
         Ok(Self { model, special, add_space_prefix, user_defined, all_special, pieces })
     }

@@ -5,6 +5,9 @@ use super::error::TokenizerError;
 use crate::types::TokenId;
 use ahash::AHashMap;
 
+/// U+2581, which SentencePiece vocabularies write for a space.
+pub const SPACE_MARK: char = '\u{2581}';
+
 /// What a token is for. The numbers are those of `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
