@@ -5,6 +5,7 @@ pub mod metadata;
 mod mmap;
 mod model_file;
 pub mod parse;
+mod reader;
 mod split;
 pub mod tensor_type;
 pub mod test_model;
