@@ -5,6 +5,7 @@ pub mod error;
 pub mod generate;
 pub mod inspect;
 pub mod model_args;
+pub mod output;
 pub mod perplexity;
 pub mod serve;
 pub mod synth;

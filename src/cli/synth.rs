@@ -1,11 +1,247 @@
-//! `synth`.
+//! `synth`: model files with seeded random weights, for benchmarks and tests at real sizes.
 
 use super::error::CliError;
+use super::output::model_file_error;
+use crate::gguf::ModelFile;
+use crate::gguf::test_model::TestModel;
+use crate::gguf::writer::Value;
+use crate::quant::WeightType;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fs::{self, File};
+use std::io::{BufWriter, ErrorKind, IsTerminal};
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
-pub struct SynthArgs {}
+pub struct SynthArgs {
+    /// Sizes: tiny, 15m, 160m, 1b (TinyLlama-1.1B), 3b (Llama-3.2-3B), 7b (Llama-2-7B).
+    #[arg(long, env = "LLORCH_SHAPE", value_name = "NAME")]
+    shape: String,
+    /// Type of the matrices: f32, f16, bf16, q8_0 (f16 where a row is no multiple of 32).
+    #[arg(long = "type", env = "LLORCH_TYPE", value_name = "TYPE")]
+    weight_type: String,
+    /// Architecture: llama.
+    #[arg(long, env = "LLORCH_ARCH", value_name = "NAME", default_value = "llama")]
+    arch: String,
+    /// Context length to write [default: the shape's].
+    #[arg(long, env = "LLORCH_CONTEXT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context: Option<u32>,
+    /// The same seed gives the same file.
+    #[arg(long, env = "LLORCH_SEED", value_name = "S", default_value_t = 42)]
+    seed: u64,
+    /// File whose tokenizer is copied [default: a synthetic vocabulary of 32000].
+    #[arg(long, env = "LLORCH_VOCAB", value_name = "GGUF")]
+    vocab: Option<PathBuf>,
+    /// The file to write; one that exists is replaced when the new one is complete.
+    #[arg(value_name = "OUT.gguf")]
+    out: PathBuf,
+}
 
-/// Runs the command.
-pub fn run(_args: SynthArgs) -> Result<(), CliError> {
-    Err(CliError::Internal("not written yet".into()))
+/// Sizes of a named shape.
+struct Shape {
+    name: &'static str,
+    hidden: usize,
+    ffn: usize,
+    layers: usize,
+    heads: usize,
+    kv_heads: usize,
+    context: usize,
+}
+
+const fn shape(
+    name: &'static str,
+    [hidden, ffn, layers]: [usize; 3],
+    [heads, kv_heads]: [usize; 2],
+    context: usize,
+) -> Shape {
+    Shape { name, hidden, ffn, layers, heads, kv_heads, context }
+}
+
+const SHAPES: [Shape; 6] = [
+    shape("tiny", [256, 688, 4], [8, 4], 512),
+    shape("15m", [288, 768, 6], [6, 6], 1024),
+    shape("160m", [768, 2048, 12], [12, 12], 2048),
+    shape("1b", [2048, 5632, 22], [32, 4], 2048),
+    shape("3b", [3072, 8192, 28], [24, 8], 4096),
+    shape("7b", [4096, 11008, 32], [32, 32], 4096),
+];
+
+const SYNTHETIC_VOCAB: usize = 32_000;
+
+/// Writes the file.
+pub fn run(args: SynthArgs) -> Result<(), CliError> {
+    let model = describe(&args)?;
+    write_whole(&args.out, &model)
+}
+
+/// The model that the flags ask for.
+fn describe(args: &SynthArgs) -> Result<TestModel, CliError> {
+    if args.arch == "gpt2" || args.shape.starts_with("gpt2") {
+        return Err(CliError::Usage("arch gpt2 is not built yet".into()));
+    }
+    if args.arch != "llama" {
+        return Err(CliError::Usage(format!("--arch {}: only llama can be written", args.arch)));
+    }
+    let Some(shape) = SHAPES.iter().find(|shape| shape.name == args.shape) else {
+        let names = SHAPES.map(|shape| shape.name).join(", ");
+        return Err(CliError::Usage(format!("--shape {}: unknown; known are {names}", args.shape)));
+    };
+    let weight_type = weight_type(&args.weight_type)?;
+    let (vocab, tokenizer) = match &args.vocab {
+        None => (SYNTHETIC_VOCAB, None),
+        Some(path) => {
+            let keys = tokenizer_keys(path)?;
+            (keys.0, Some(keys.1))
+        }
+    };
+    Ok(TestModel {
+        name: format!("synthetic-llama-{}", shape.name),
+        hidden: shape.hidden,
+        ffn: shape.ffn,
+        layers: shape.layers,
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        head_dim: shape.hidden / shape.heads,
+        vocab,
+        context: args.context.map_or(shape.context, |n| n as usize),
+        weight_type,
+        // `tiny` has an FFN of 688 = 21.5 * 32: its `ffn_down` cannot be Q8_0.
+        odd_rows_as: Some(WeightType::F16),
+        seed: args.seed,
+        tokenizer,
+        ..TestModel::default()
+    })
+}
+
+fn weight_type(name: &str) -> Result<WeightType, CliError> {
+    match name {
+        "f32" => Ok(WeightType::F32),
+        "f16" => Ok(WeightType::F16),
+        "bf16" => Ok(WeightType::BF16),
+        "q8_0" => Ok(WeightType::Q8_0),
+        _ => Err(CliError::Usage(format!("--type {name}: unknown; known are f32, f16, bf16, q8_0"))),
+    }
+}
+
+/// The number of tokens of another file, and its `tokenizer.*` keys.
+fn tokenizer_keys(path: &Path) -> Result<(usize, Vec<(String, Value)>), CliError> {
+    let error = |e| model_file_error(path, &e);
+    let file = ModelFile::open(path).map_err(error)?;
+    let metadata = file.metadata();
+    let tokens = metadata.byte_strings("tokenizer.ggml.tokens").map_err(error)?.map_or(0, |tokens| tokens.len());
+    if tokens == 0 {
+        return Err(CliError::BadData(format!("{}: key tokenizer.ggml.tokens is missing or empty", path.display())));
+    }
+    let keys = metadata.keys().filter(|key| key.starts_with("tokenizer."));
+    let copied = keys.filter_map(|key| {
+        let (value_type, bytes) = metadata.raw(key)?;
+        Some((key.to_owned(), Value::Raw(value_type, bytes.into())))
+    });
+    Ok((tokens, copied.collect()))
+}
+
+/// Writes to a temporary name beside `out` and renames it when it is whole, so that a file called `out` is complete.
+fn write_whole(out: &Path, model: &TestModel) -> Result<(), CliError> {
+    if fs::metadata(out).is_ok_and(|stat| !stat.is_file()) {
+        return Err(CliError::CannotOpen(format!("{}: not a regular file", out.display())));
+    }
+    let Some(name) = out.file_name() else {
+        return Err(CliError::Usage(format!("{}: not a file name", out.display())));
+    };
+    let mut temporary_name = std::ffi::OsString::from(".");
+    temporary_name.push(name);
+    temporary_name.push(format!(".{}.partial", std::process::id()));
+    let temporary = out.with_file_name(temporary_name);
+    let file = File::create(&temporary)
+        .map_err(|error| CliError::CannotOpen(format!("cannot create {}: {error}", temporary.display())))?;
+    let written = write_model(file, model).and_then(|()| fs::rename(&temporary, out));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        match error.kind() {
+            ErrorKind::InvalidInput => CliError::Usage(error.to_string()),
+            _ => CliError::Io(format!("writing {}: {error}", out.display())),
+        }
+    })
+}
+
+fn write_model(file: File, model: &TestModel) -> std::io::Result<()> {
+    let bar = progress_bar(model.tensor_bytes()?);
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    model.write_with_progress(&mut out, &mut |bytes| bar.inc(bytes))?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// A bar on stderr where that is a terminal; else nothing.
+fn progress_bar(total_bytes: u64) -> ProgressBar {
+    let terminal = std::io::stderr().is_terminal();
+    let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("writing [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}");
+    ProgressBar::with_draw_target(Some(total_bytes), target)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(shape: &str, weight_type: &str, out: &Path) -> SynthArgs {
+        SynthArgs {
+            shape: shape.into(),
+            weight_type: weight_type.into(),
+            arch: "llama".into(),
+            context: Some(77),
+            seed: 1,
+            vocab: None,
+            out: out.into(),
+        }
+    }
+
+    #[test]
+    fn the_file_is_complete_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let out = dir.path().join("tiny.gguf");
+        fs::write(&out, "an older file").expect("written");
+        run(args("tiny", "q8_0", &out)).expect("written");
+        let file = ModelFile::open(&out).expect("valid");
+        assert_eq!(file.metadata().require_u32("llama.context_length").expect("there"), 77);
+        assert_eq!(file.metadata().require_u32("llama.feed_forward_length").expect("there"), 688);
+        assert_eq!(file.tensor("token_embd.weight").expect("there").dims, [256, 32_000]);
+        let weight_type = |name: &str| file.tensor(name).expect("there").weight_type().expect("known");
+        assert_eq!(weight_type("blk.3.ffn_up.weight"), WeightType::Q8_0);
+        assert_eq!(weight_type("blk.3.ffn_down.weight"), WeightType::F16);
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn the_tokenizer_of_another_file_is_copied() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (vocab, out) = (dir.path().join("vocab.gguf"), dir.path().join("out.gguf"));
+        let donor = TestModel { vocab: 301, ..TestModel::default() }.with_key("tokenizer.ggml.odd", 7u32);
+        fs::write(&vocab, donor.build()).expect("written");
+        run(SynthArgs { vocab: Some(vocab.clone()), ..args("tiny", "f16", &out) }).expect("written");
+        let (from, to) = (ModelFile::open(&vocab).expect("valid"), ModelFile::open(&out).expect("valid"));
+        assert_eq!(to.metadata().require_u32("llama.vocab_size").expect("there"), 301);
+        let keys: Vec<&str> = from.metadata().keys().filter(|key| key.starts_with("tokenizer.")).collect();
+        assert!(keys.contains(&"tokenizer.ggml.odd"));
+        for key in keys {
+            assert_eq!(from.metadata().raw(key), to.metadata().raw(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_refused_by_name() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let out = dir.path().join("x.gguf");
+        let message = |args: SynthArgs| run(args).expect_err("refused").to_string();
+        assert_eq!(message(args("gpt2", "f32", &out)), "arch gpt2 is not built yet");
+        assert_eq!(
+            message(SynthArgs { arch: "gpt2".into(), ..args("tiny", "f32", &out) }),
+            "arch gpt2 is not built yet"
+        );
+        assert!(message(args("huge", "f32", &out)).contains("--shape huge"));
+        assert!(message(args("tiny", "q4_k", &out)).contains("--type q4_k"));
+        assert!(message(args("tiny", "f32", dir.path())).contains("not a regular file"));
+        assert!(message(args("tiny", "f32", &dir.path().join("none/x.gguf"))).contains("cannot create"));
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
+    }
 }

@@ -62,7 +62,8 @@ impl GgufError {
     }
 }
 
-/// Text from a file as an error shows it: control characters and bytes that are no UTF-8 escaped, at most 80 characters.
+/// Text from a file as errors and `inspect` show it: control characters escaped, bytes that are no UTF-8 replaced, cut
+/// after 80 characters.
 pub(crate) fn shown(bytes: &[u8]) -> String {
     const LONGEST: usize = 80;
     let head = &bytes[..bytes.len().min(4 * LONGEST)];

@@ -25,6 +25,7 @@ pub struct ModelFile {
     /// Indices into `tensors`, sorted by name.
     by_name: Vec<usize>,
     parts: Vec<Part>,
+    version: u32,
     header_sha256: String,
 }
 
@@ -120,11 +121,13 @@ impl ModelFile {
     fn assemble(headers: Vec<Header>, parts: Vec<Part>) -> Result<Self, GgufError> {
         let mut digest = Sha256::new();
         let mut tensors = Vec::with_capacity(headers.iter().map(|h| h.tensors.len()).sum());
-        let mut metadata = None;
+        let (mut metadata, mut version) = (None, 0);
         for (part, header) in headers.into_iter().enumerate() {
             digest.update(header.metadata.header_bytes());
             tensors.extend(header.tensors.into_iter().map(|info| PlacedTensor { info, part }));
-            metadata.get_or_insert(header.metadata);
+            if metadata.is_none() {
+                (metadata, version) = (Some(header.metadata), header.version);
+            }
         }
         let mut by_name: Vec<usize> = (0..tensors.len()).collect();
         by_name.sort_unstable_by(|&a, &b| tensors[a].info.name.cmp(&tensors[b].info.name));
@@ -136,7 +139,7 @@ impl ModelFile {
         }
         let header_sha256 = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let metadata = metadata.ok_or_else(|| GgufError::MissingKey { key: "general.architecture".into() })?;
-        Ok(Self { metadata, tensors, by_name, parts, header_sha256 })
+        Ok(Self { metadata, tensors, by_name, parts, version, header_sha256 })
     }
 
     /// The metadata; of the first part where the model is split.
@@ -147,6 +150,11 @@ impl ModelFile {
     /// The tensor table in file order. Offsets refer to each tensor's own part.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         self.tensors.iter().map(|placed| &placed.info)
+    }
+
+    /// Version of the format; of the first part where the model is split.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// Bytes of all parts.

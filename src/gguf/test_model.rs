@@ -1,7 +1,7 @@
 //! Valid Llama models with seeded random weights, of any shape, written as a stream. They serve `synth` and the tests.
 //!
-//! Every number is a function of (seed, tensor name, index) in integer arithmetic and correctly rounded operations, so a
-//! file is the same on every machine. Matrices are N(0, 1/sqrt(fan_in)), norms near 1.
+//! Every number is a function of (seed, tensor name, index) in integer arithmetic and correctly rounded operations, so
+//! a file is the same on every machine. Matrices are N(0, 1/sqrt(fan_in)), norms near 1.
 
 mod random;
 mod vocab;
@@ -47,6 +47,8 @@ pub struct TestModel {
     pub tied: bool,
     /// The type of the matrices; norms are F32 always.
     pub weight_type: WeightType,
+    /// The type of matrices whose rows are no whole number of `weight_type`'s blocks; `None` makes them an error.
+    pub odd_rows_as: Option<WeightType>,
     pub seed: u64,
     pub rope_base: f32,
     pub rope_scaling: RopeScaling,
@@ -67,9 +69,13 @@ enum Edit {
     SetKey(String, Value),
     RemoveKey(String),
     RemoveTensor(String),
+    /// With its data.
     AddTensor(TensorEntry, Vec<u8>),
+    /// Tensor and dimensions.
     Dims(String, Vec<u64>),
+    /// Tensor and ggml type.
     Type(String, u32),
+    /// Tensor and data.
     Data(String, Vec<u8>),
 }
 
@@ -89,6 +95,7 @@ impl Default for TestModel {
             context: 256,
             tied: false,
             weight_type: WeightType::F32,
+            odd_rows_as: None,
             seed: 42,
             rope_base: 10_000.0,
             rope_scaling: RopeScaling::None,
@@ -106,8 +113,9 @@ struct Planned {
 }
 
 enum Content {
-    /// Normals times `scale`.
+    /// Normals times `scale`, in type `ty`.
     Matrix {
+        ty: WeightType,
         scale: f32,
     },
     /// F32 near 1.
@@ -195,14 +203,14 @@ impl TestModel {
         for planned in &plan {
             header.push_tensor(planned.entry.clone());
         }
-        let mut source = WeightSource::new(self.seed, self.weight_type);
+        let mut source = WeightSource::new(self.seed);
         let mut data = header.begin(out)?;
         for Planned { entry, content } in &plan {
             data.begin_tensor()?;
             match content {
-                Content::Matrix { scale } => {
+                Content::Matrix { ty, scale } => {
                     let elements = entry.dims.iter().product();
-                    source.matrix(&entry.name, elements, *scale, &mut |bytes| data.write(bytes))?;
+                    source.matrix(&entry.name, elements, *ty, *scale, &mut |bytes| data.write(bytes))?;
                 }
                 Content::Norm => data.write(&source.norm(&entry.name, entry.dims[0]))?,
                 Content::Bytes(bytes) => data.write(bytes)?,
@@ -260,7 +268,7 @@ impl TestModel {
 
     /// The tensors of a Llama model, in llama.cpp's names and order.
     fn plan(&self) -> io::Result<Vec<Planned>> {
-        let mut plan = Plan { tensors: Vec::new(), weight_type: self.weight_type };
+        let mut plan = Plan { tensors: Vec::new(), weight_type: self.weight_type, odd_rows_as: self.odd_rows_as };
         let (hidden, ffn) = (self.hidden, self.ffn);
         let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         // A tied embedding is an output matrix, whose fan-in is `hidden`; a lookup alone has no fan-in to speak of.
@@ -297,19 +305,22 @@ fn fan_in_scale(fan_in: usize) -> f32 {
 struct Plan {
     tensors: Vec<Planned>,
     weight_type: WeightType,
+    odd_rows_as: Option<WeightType>,
 }
 
 impl Plan {
     /// A matrix `[n, k]`.
     fn matrix(&mut self, name: &str, n: usize, k: usize, scale: f32) -> io::Result<()> {
         let dims = vec![k as u64, n as u64];
-        let ggml_type = ggml_type(self.weight_type);
+        let fits = self.weight_type.row_bytes(k).is_some();
+        let ty = if fits { self.weight_type } else { self.odd_rows_as.unwrap_or(self.weight_type) };
+        let ggml_type = ggml_type(ty);
         let Some(num_bytes) = TensorType::from_id(ggml_type).and_then(|t| t.tensor_bytes(&dims)) else {
             let problem = format!("tensor {name} of rows of {k} elements cannot be of type {}", self.weight_type);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         };
         let entry = TensorEntry { name: name.into(), dims, ggml_type, num_bytes };
-        self.tensors.push(Planned { entry, content: Content::Matrix { scale } });
+        self.tensors.push(Planned { entry, content: Content::Matrix { ty, scale } });
         Ok(())
     }
 

@@ -20,26 +20,33 @@ type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
 
 pub(super) struct WeightSource {
     seed: u64,
-    weight_type: WeightType,
     /// Normals; empty until a large matrix needs them.
     pool: Vec<f32>,
-    /// The pool times `encoded_scale`, in `weight_type`.
+    /// The pool in a type and times a scale, both in `encoded_as`.
     encoded: Vec<u8>,
-    encoded_scale: f32,
+    encoded_as: Option<(WeightType, f32)>,
 }
 
 impl WeightSource {
-    pub(super) fn new(seed: u64, weight_type: WeightType) -> Self {
-        Self { seed, weight_type, pool: Vec::new(), encoded: Vec::new(), encoded_scale: f32::NAN }
+    pub(super) fn new(seed: u64) -> Self {
+        Self { seed, pool: Vec::new(), encoded: Vec::new(), encoded_as: None }
     }
 
-    /// `elements` normals times `scale` in the weight type, to `sink` in pieces.
-    pub(super) fn matrix(&mut self, name: &str, elements: u64, scale: f32, sink: Sink) -> io::Result<()> {
+    /// `elements` normals times `scale` in type `ty`, to `sink` in pieces.
+    pub(super) fn matrix(
+        &mut self,
+        name: &str,
+        elements: u64,
+        ty: WeightType,
+        scale: f32,
+        sink: Sink,
+    ) -> io::Result<()> {
         let stream = Stream::new(self.seed, name);
         if elements > DIRECT_ELEMENTS {
-            self.from_pool(stream, elements, scale, sink)
+            self.encode_pool(ty, scale);
+            self.pooled(stream, elements, sink)
         } else {
-            self.direct(stream, elements, scale, sink)
+            direct(stream, elements, ty, scale, sink)
         }
     }
 
@@ -49,20 +56,7 @@ impl WeightSource {
         (0..len).flat_map(|i| (1.0 + 0.1 * stream.normal(i)).to_le_bytes()).collect()
     }
 
-    fn direct(&self, stream: Stream, elements: u64, scale: f32, sink: Sink) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        for start in (0..elements).step_by(PIECE as usize) {
-            let end = elements.min(start + PIECE);
-            let numbers: Vec<f32> = (start..end).map(|i| scale * stream.normal(i)).collect();
-            bytes.clear();
-            quant::quantize_row(self.weight_type, &numbers, &mut bytes);
-            sink(&bytes)?;
-        }
-        Ok(())
-    }
-
-    fn from_pool(&mut self, stream: Stream, elements: u64, scale: f32, sink: Sink) -> io::Result<()> {
-        self.encode_pool(scale);
+    fn pooled(&self, stream: Stream, elements: u64, sink: Sink) -> io::Result<()> {
         let bytes_per_block = self.encoded.len() / POOL_BLOCKS;
         // For the float types the last block of a matrix may be cut; Q8_0 matrices are whole blocks.
         let mut left =
@@ -78,8 +72,8 @@ impl WeightSource {
         Ok(())
     }
 
-    fn encode_pool(&mut self, scale: f32) {
-        if self.encoded_scale == scale {
+    fn encode_pool(&mut self, ty: WeightType, scale: f32) {
+        if self.encoded_as == Some((ty, scale)) {
             return;
         }
         if self.pool.is_empty() {
@@ -91,8 +85,21 @@ impl WeightSource {
         for piece in self.pool.chunks(PIECE as usize) {
             numbers.clear();
             numbers.extend(piece.iter().map(|x| scale * x));
-            quant::quantize_row(self.weight_type, &numbers, &mut self.encoded);
+            quant::quantize_row(ty, &numbers, &mut self.encoded);
         }
-        self.encoded_scale = scale;
+        self.encoded_as = Some((ty, scale));
     }
+}
+
+/// Numbers of the matrix's own stream.
+fn direct(stream: Stream, elements: u64, ty: WeightType, scale: f32, sink: Sink) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for start in (0..elements).step_by(PIECE as usize) {
+        let end = elements.min(start + PIECE);
+        let numbers: Vec<f32> = (start..end).map(|i| scale * stream.normal(i)).collect();
+        bytes.clear();
+        quant::quantize_row(ty, &numbers, &mut bytes);
+        sink(&bytes)?;
+    }
+    Ok(())
 }

@@ -1,0 +1,25 @@
+//! What the commands share: printing to stdout, and model-file errors as command errors.
+
+use super::error::CliError;
+use crate::gguf::{ExitKind, GgufError};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+/// Prints to stdout. A reader that has seen enough and closed its end is no error.
+pub fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Io(format!("stdout: {error}"))),
+        _ => Ok(()),
+    }
+}
+
+/// The error of opening the model file `path`: one line with the path in it, and the exit code of its kind.
+pub fn model_file_error(path: &Path, error: &GgufError) -> CliError {
+    match error.exit_kind() {
+        ExitKind::BadData => CliError::BadData(format!("{}: {error}", path.display())),
+        // These name the path themselves.
+        ExitKind::CannotOpen => CliError::CannotOpen(error.to_string()),
+        ExitKind::Io => CliError::Io(error.to_string()),
+    }
+}
