@@ -37,6 +37,14 @@ impl FinishReason {
     }
 }
 
+/// How a sequence ended, told with its last token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finish {
+    pub reason: FinishReason,
+    /// The last token is an end-of-generation or stop token: its text is not part of the output.
+    pub by_stop_token: bool,
+}
+
 /// A token with the model's own log-probability (natural log, before any logits processor).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TokenLogprob {

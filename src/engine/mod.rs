@@ -1,3 +1,190 @@
 //! The engine: a synchronous step, and the actor thread that drives it.
 
+pub mod batch;
 pub mod request;
+mod row_sampler;
+pub mod step_report;
+
+pub use step_report::{Occupancy, SequenceOutput, StepReport};
+
+use crate::kv_cache::KvCache;
+use crate::model::Model;
+use crate::ops::pool::Pool;
+use crate::sampling::stop;
+use crate::scheduler::{ConfigError, Outcome, Scheduler, SchedulerConfig, StepPlan};
+use crate::types::{Finish, ForwardBatch, Sampled, SeqId, TokenId};
+use request::{NewSequence, RequestError, Stage};
+use row_sampler::RowSampler;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What an engine is made with, beside the model.
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    pub scheduler: SchedulerConfig,
+    /// Tokens that end a sequence.
+    pub eog_ids: Vec<TokenId>,
+}
+
+/// Sequences, the model that continues them, and the cache they share.
+///
+/// One thread owns it. Work inside a step is spread over the pool; between steps nothing runs.
+pub struct Engine<M> {
+    config: EngineConfig,
+    scheduler: Scheduler,
+    model: M,
+    kv_cache: KvCache,
+    pool: Arc<Pool>,
+    /// Looked up by id, never iterated.
+    sequences: HashMap<SeqId, NewSequence>,
+    row_sampler: RowSampler,
+    // Buffers of the step.
+    plan: StepPlan,
+    batch: ForwardBatch,
+    outcomes: Vec<Outcome>,
+    report: StepReport,
+}
+
+impl<M: Model> Engine<M> {
+    /// # Panics
+    /// When `kv_cache` has not the number and size of blocks that `config` says.
+    pub fn new(config: EngineConfig, model: M, kv_cache: KvCache, pool: Arc<Pool>) -> Result<Self, ConfigError> {
+        let blocks = (kv_cache.num_blocks(), kv_cache.block_size());
+        let planned = (config.scheduler.num_blocks as usize, config.scheduler.block_size as usize);
+        assert_eq!(blocks, planned, "number and size of blocks: cache and scheduler");
+        Ok(Self {
+            scheduler: Scheduler::new(config.scheduler)?,
+            row_sampler: RowSampler::new(pool.threads()),
+            config,
+            model,
+            kv_cache,
+            pool,
+            sequences: HashMap::new(),
+            plan: StepPlan::default(),
+            batch: ForwardBatch::default(),
+            outcomes: Vec::new(),
+            report: StepReport::default(),
+        })
+    }
+
+    /// Queues a sequence. The only error is [`RequestError::KvCapacity`]: it could never fit the pool.
+    ///
+    /// # Panics
+    /// When the prompt is empty or fills the context, `max_tokens` is 0 or the id is alive: the edge checks these.
+    pub fn submit(&mut self, id: SeqId, new: NewSequence) -> Result<(), RequestError> {
+        self.scheduler
+            .submit(id, &new.prompt, new.params.stopping.max_tokens)
+            .map_err(|e| RequestError::KvCapacity { needed: e.needed, available: e.available })?;
+        self.sequences.insert(id, new);
+        Ok(())
+    }
+
+    /// Ends a sequence from outside; its blocks are free at once. Tells where it was, `None` when it is not known.
+    pub fn abort(&mut self, id: SeqId) -> Option<Stage> {
+        let stage = self.stage(id)?;
+        self.scheduler.abort(id);
+        self.sequences.remove(&id);
+        Some(stage)
+    }
+
+    /// Ends a sequence whose stop string was found at the edge. Without effect when it is not known.
+    pub fn finish_early(&mut self, id: SeqId) {
+        self.abort(id);
+    }
+
+    /// Where a sequence is: in the queue until it first runs, decoding from its first token on.
+    pub fn stage(&self, id: SeqId) -> Option<Stage> {
+        let sequence = self.scheduler.get(id)?;
+        Some(if sequence.num_generated_tokens() > 0 {
+            Stage::Decode
+        } else if sequence.was_scheduled() {
+            Stage::Prefill
+        } else {
+            Stage::Queue
+        })
+    }
+
+    /// Sequences are running or waiting.
+    pub fn has_work(&self) -> bool {
+        self.scheduler.has_work()
+    }
+
+    /// Sequences and blocks as they are now.
+    pub fn occupancy(&self) -> Occupancy {
+        Occupancy::of(&self.scheduler)
+    }
+
+    /// Advances every sequence that the budget reaches: one pass over the model's weights.
+    ///
+    /// A panic in the model goes to the caller, and the engine is not to be used again. With no work it does nothing.
+    pub fn step(&mut self) -> &StepReport {
+        let pool = Arc::clone(&self.pool);
+        let _awake = pool.begin_step();
+        self.scheduler.plan(&mut self.plan);
+        batch::fill(&self.plan, &self.scheduler, &mut self.batch);
+        self.report.begin(&self.plan);
+        self.outcomes.clear();
+        if !self.plan.is_empty() {
+            let vocab_size = self.model.vocab_size();
+            let logits = self.model.forward(&self.batch, &mut self.kv_cache);
+            assert_eq!(logits.len(), self.batch.logits_rows.len() * vocab_size, "logits are [R, vocab_size]");
+            let rows = row_sampler::Rows::new(&self.plan, &self.scheduler, &self.sequences, &self.config, logits);
+            self.row_sampler.sample(&pool, &rows);
+            self.conclude();
+        }
+        self.scheduler.commit(&self.plan, &self.outcomes);
+        self.report.end(&self.scheduler);
+        &self.report
+    }
+
+    /// Turns what was sampled into outputs for the caller and outcomes for the scheduler.
+    fn conclude(&mut self) {
+        for (row, scheduled) in self.plan.samples().enumerate() {
+            let result = self.row_sampler.take(row).map(|sampled| {
+                let finish = finish(&self.scheduler, &self.sequences, &self.config, scheduled.index, &sampled);
+                (sampled, finish)
+            });
+            let outcome = match &result {
+                Ok((sampled, None)) => Outcome::Append(sampled.token),
+                Ok((_, Some(_))) | Err(_) => Outcome::Finish,
+            };
+            if outcome == Outcome::Finish {
+                self.sequences.remove(&scheduled.id);
+            }
+            self.outcomes.push(outcome);
+            self.report.outputs.push(SequenceOutput { id: scheduled.id, result });
+        }
+    }
+
+    /// The plan of the last step.
+    pub fn plan(&self) -> &StepPlan {
+        &self.plan
+    }
+
+    /// The arrays of the last step.
+    pub fn batch(&self) -> &ForwardBatch {
+        &self.batch
+    }
+
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+}
+
+/// The stop criteria for a token that is not appended yet.
+fn finish(
+    scheduler: &Scheduler,
+    sequences: &HashMap<SeqId, NewSequence>,
+    config: &EngineConfig,
+    index: u32,
+    sampled: &Sampled,
+) -> Option<Finish> {
+    let sequence = &scheduler.running()[index as usize];
+    let (num_generated, num_tokens) = (sequence.num_generated_tokens() + 1, sequence.num_tokens() + 1);
+    let stopping = &sequences[&sequence.id()].params.stopping;
+    stop::finish(sampled.token, num_generated, num_tokens, stopping, &config.eog_ids, config.scheduler.max_model_len)
+}

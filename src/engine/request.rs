@@ -1,7 +1,8 @@
 //! What goes into the engine and what comes back, as plain values.
 
 use crate::sampling::params::SequenceParams;
-use crate::types::{FinishReason, Sampled, TokenId};
+pub use crate::types::Finish;
+use crate::types::{Sampled, TokenId};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,14 +27,6 @@ pub struct NewSequence {
     pub params: Arc<SequenceParams>,
     /// Which of the request's `n` sequences: part of the key of the random stream.
     pub index: u32,
-}
-
-/// How a sequence ended, told with its last token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Finish {
-    pub reason: FinishReason,
-    /// The last token is an end-of-generation or stop token: its text is not part of the output.
-    pub by_stop_token: bool,
 }
 
 /// What a request's stream carries. After `finish` of every sequence, or after `Failed`, nothing follows (LAW-2).
@@ -76,6 +69,8 @@ pub enum RequestError {
     Aborted,
     #[error("logits are not finite")]
     NonFiniteLogits,
+    #[error("logit_bias and min_tokens leave no token to choose")]
+    AllMasked,
     #[error("a panic ended the sequence")]
     SequencePanic,
     #[error("the engine failed")]

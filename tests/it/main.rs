@@ -1,3 +1,7 @@
+//! The integration tests: one binary, one module a topic.
+
+mod engine;
 mod golden;
+mod support;
 mod tidy;
 mod tokenizers;

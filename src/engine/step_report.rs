@@ -1,0 +1,79 @@
+//! What a step did, for the actor and its metrics.
+
+use super::request::RequestError;
+use crate::scheduler::{Scheduler, Sequence, StepPlan};
+use crate::types::{Finish, Sampled, SeqId};
+
+/// What a step did. Its memory is used again by the next one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// One for each sequence that sampled, oldest first. After a finish or an error the sequence is gone.
+    pub outputs: Vec<SequenceOutput>,
+    /// Sequences that ran for the first time: their time in the queue ended with this step's begin.
+    pub first_scheduled: Vec<SeqId>,
+    /// Tokens computed, of all sequences.
+    pub num_tokens: u32,
+    /// Sequences in the step; 0 when there was nothing to do.
+    pub num_sequences: u32,
+    /// Prompt tokens computed for the first time.
+    pub prompt_tokens_computed: u32,
+    /// Tokens computed again after a preemption.
+    pub recomputed_tokens: u32,
+    /// Sequences that lost their blocks to older ones.
+    pub num_preempted: u32,
+    /// After the step.
+    pub occupancy: Occupancy,
+}
+
+/// What one sequence got from a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SequenceOutput {
+    pub id: SeqId,
+    /// The next token, and how the sequence ended if it did; or why it failed.
+    pub result: Result<(Sampled, Option<Finish>), RequestError>,
+}
+
+/// Sequences and blocks at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    pub running: u32,
+    /// Never ran, or preempted.
+    pub waiting: u32,
+    /// Known tokens of the waiting sequences.
+    pub waiting_tokens: u64,
+    pub blocks_used: u32,
+    pub blocks_free: u32,
+    pub blocks_total: u32,
+}
+
+impl Occupancy {
+    pub(super) fn of(scheduler: &Scheduler) -> Self {
+        let pool = scheduler.pool();
+        Self {
+            running: scheduler.running().len() as u32,
+            waiting: scheduler.num_waiting() as u32,
+            waiting_tokens: scheduler.waiting().map(Sequence::num_tokens).map(u64::from).sum(),
+            blocks_used: pool.num_used(),
+            blocks_free: pool.num_free(),
+            blocks_total: pool.num_blocks(),
+        }
+    }
+}
+
+impl StepReport {
+    /// Forgets the step before and notes what is planned.
+    pub(super) fn begin(&mut self, plan: &StepPlan) {
+        self.outputs.clear();
+        self.first_scheduled.clear();
+        self.first_scheduled.extend_from_slice(&plan.first_scheduled);
+        self.num_tokens = plan.num_tokens;
+        self.num_sequences = plan.sequences.len() as u32;
+        self.prompt_tokens_computed = plan.num_prompt_tokens;
+        self.recomputed_tokens = plan.num_recomputed_tokens;
+        self.num_preempted = plan.num_preempted;
+    }
+
+    pub(super) fn end(&mut self, scheduler: &Scheduler) {
+        self.occupancy = Occupancy::of(scheduler);
+    }
+}
