@@ -81,9 +81,12 @@ fn the_context_ends_a_sequence() {
 
 #[test]
 fn nan_logits_end_one_sequence_alone() {
+    // The healthy sequence must not choose the marked token itself.
+    let mut healthy = params(8);
+    healthy.sampling.logit_bias = vec![(31, f32::NEG_INFINITY)];
     let alone = {
         let mut engine = fake_engine(limits(), vec![], VOCAB);
-        engine.submit(SeqId(1), new_sequence(&[3, 4], params(8))).unwrap();
+        engine.submit(SeqId(1), new_sequence(&[3, 4], healthy.clone())).unwrap();
         tokens_of(&run(&mut engine), SeqId(1))
     };
     let limits = limits();
@@ -91,9 +94,7 @@ fn nan_logits_end_one_sequence_alone() {
     model.nan_token = Some(31);
     let mut engine = fake_engine_with(limits, vec![], model);
     engine.submit(SeqId(2), new_sequence(&[31], params(8))).unwrap();
-    let mut biased = params(8);
-    biased.sampling.logit_bias = vec![(31, f32::NEG_INFINITY)];
-    engine.submit(SeqId(1), new_sequence(&[3, 4], params(8))).unwrap();
+    engine.submit(SeqId(1), new_sequence(&[3, 4], healthy)).unwrap();
     let reports = run(&mut engine);
     assert_eq!(tokens_of(&reports, SeqId(2)), (vec![], Some(Err(RequestError::NonFiniteLogits))));
     assert_eq!(tokens_of(&reports, SeqId(1)), alone);
