@@ -2,7 +2,16 @@
 //!
 //! The path is chosen once at start ([`Isa::detect`] or `--isa`) and carried as a value.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 pub mod lanes;
+pub mod panel;
+#[cfg(target_arch = "x86_64")]
+mod prefetch;
+pub mod quantize;
+pub mod scalar;
 
 use std::fmt;
 use std::str::FromStr;

@@ -4,11 +4,17 @@
 //! worker computes an element never changes its bits: the order of every sum is fixed by `specs/numerics.md`.
 
 pub mod activation;
+pub mod activations;
 pub mod disjoint;
+pub mod embedding;
 pub mod exp;
+pub mod matmul;
 pub mod norm;
+pub mod packed_matrix;
 pub mod pool;
 pub mod rope;
+#[cfg(test)]
+pub(crate) mod test_weights;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -1,0 +1,217 @@
+//! The matmul kernels for AVX2, FMA and F16C.
+//!
+//! Origin: those of [`super::avx512`] with half the vector and half the registers, and the abs/sign form of the signed byte
+//! product that ggml made common on AVX2.
+//!
+//! ```text
+//! for strip of 8·V rows of the panel                  V·C running sums fit the 16 registers
+//!   float:  for k:      acc[c][v] += w[v] * broadcast(x[k][c])
+//!   Q8_0:   for block:  for group: dot[c][v] += pairs(|w[v]| * sign(x[c], w[v]))
+//!                       acc[c][v] += float(dot[c][v]) * (dw[v] * broadcast(dx[c]))
+//!
+//! panel rows   0      8      16     24     32
+//!              |  v0  |  v1  |  v0  |  v1  |      V = 2: two strips of 16 rows
+//! ```
+//!
+//! 1. Few columns take wide strips (V = 4: the whole panel, read once), many columns narrow ones; a segment is in L1 when
+//!    its second strip starts.
+//! 2. `vpmaddubsw` saturates at 16 bits: 255 · 127 · 2 would, so the stored weight + 128 is made signed again (xor 128) and
+//!    multiplied as |w| (at most 128) times x with w's sign: 128 · 127 · 2 = 32512 fits. x is never -128, so its negation is exact.
+//! 3. Prefetch and interleaved columns as in AVX-512. The start value -128 · Σx is not needed here.
+#![allow(unsafe_code)]
+
+use core::arch::x86_64::*;
+
+use super::panel::{Column, Line, Q8_0_LINES, Q8_0_WORDS, Segment};
+use super::prefetch::Prefetch;
+use super::{Isa, Path};
+use crate::quant::WeightType;
+
+const F32: u8 = 0;
+const F16: u8 = 1;
+const BF16: u8 = 2;
+
+/// Evaluates `$call` with the constants `$C`, the number of columns, and `$V`, the vectors of a strip, for the listed pairs.
+macro_rules! with_columns {
+    ($columns:expr, ($C:ident, $V:ident) in [$($c:literal $v:literal),*], $call:expr) => {
+        match $columns {
+            $($c => {
+                const $C: usize = $c;
+                const $V: usize = $v;
+                $call
+            })*
+            columns => unreachable!("{columns} columns in a tile"),
+        }
+    };
+}
+
+/// See [`super::panel::accumulate`], which checked the lengths.
+pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
+    assert_eq!(isa.path(), Path::Avx2);
+    match ty {
+        WeightType::F32 => accumulate_float::<F32>(segment, acc),
+        WeightType::F16 => accumulate_float::<F16>(segment, acc),
+        WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
+        WeightType::Q8_0 => with_columns!(acc.len(), (C, V) in [1 4, 2 2, 3 1, 4 1, 5 1, 6 1], {
+            for (segment, first) in strips(V, segment) {
+                // SAFETY: an Isa of this path was shown above, which proves the features.
+                unsafe { q8_0::<C, V>(segment, first, acc) }
+            }
+        }),
+    }
+}
+
+fn accumulate_float<const TYPE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
+    with_columns!(
+        acc.len(),
+        (C, V) in [1 4, 2 4, 3 4, 4 2, 5 2, 6 2, 7 1, 8 1, 9 1, 10 1, 11 1, 12 1],
+        for (segment, first) in strips(V, segment) {
+            // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
+            unsafe { float::<C, V, TYPE>(segment, first, acc) }
+        }
+    )
+}
+
+/// The first vector of each strip of `vectors`, with what the strip is to prefetch.
+fn strips(vectors: usize, segment: Segment<'_>) -> impl Iterator<Item = (Segment<'_>, usize)> {
+    let share = segment.ahead.len().div_ceil(4 / vectors).max(1);
+    let mut ahead = segment.ahead.chunks(share);
+    (0..4).step_by(vectors).map(move |first| (Segment { ahead: ahead.next().unwrap_or_default(), ..segment }, first))
+}
+
+/// F32, F16 and BF16 for vectors `first .. first + V` of 8 rows. Two k a step, as BF16 stores them.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn float<const C: usize, const V: usize, const TYPE: u8>(segment: Segment<'_>, first: usize, acc: &mut [Column]) {
+    let lines_per_pair = if TYPE == F32 { 4 } else { 2 };
+    let mut sums = load_sums::<C, V>(first, acc);
+    let pairs = segment.columns.len() / (2 * C);
+    let mut prefetch = Prefetch::new(segment.ahead, pairs);
+    let mut x = segment.columns.chunks_exact(2 * C);
+    for (x, lines) in (&mut x).zip(segment.weights.chunks_exact(lines_per_pair)) {
+        prefetch.step();
+        float_step::<C, V>(&mut sums, widen::<V, TYPE>(lines, 0, first), &x[..C]);
+        float_step::<C, V>(&mut sums, widen::<V, TYPE>(lines, 1, first), &x[C..]);
+    }
+    if !x.remainder().is_empty() {
+        let lines = &segment.weights[pairs * lines_per_pair..];
+        float_step::<C, V>(&mut sums, widen::<V, TYPE>(lines, 0, first), x.remainder());
+    }
+    store_sums(&sums, first, acc);
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn float_step<const C: usize, const V: usize>(sums: &mut [[__m256; V]; C], w: [__m256; V], x: &[u32]) {
+    for c in 0..C {
+        let x = _mm256_set1_ps(f32::from_bits(x[c]));
+        for v in 0..V {
+            sums[c][v] = _mm256_fmadd_ps(w[v], x, sums[c][v]);
+        }
+    }
+}
+
+/// The weights of V vectors of rows at the even (0) or odd (1) k of a pair, widened.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen<const V: usize, const TYPE: u8>(lines: &[Line], odd: usize, first: usize) -> [__m256; V] {
+    let mut w = [_mm256_setzero_ps(); V];
+    for v in 0..V {
+        let vector = first + v;
+        w[v] = match TYPE {
+            F32 => _mm256_castsi256_ps(load(&lines[2 * odd + vector / 2 % 2], vector % 2)),
+            F16 => widen_f16(&lines[odd], vector),
+            _ if odd == 0 => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(load(&lines[vector / 2 % 2], vector % 2))),
+            _ => {
+                let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                _mm256_castsi256_ps(_mm256_and_si256(upper, load(&lines[vector / 2 % 2], vector % 2)))
+            }
+        };
+    }
+    w
+}
+
+/// Q8_0 for vectors `first .. first + V` of 8 rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q8_0<const C: usize, const V: usize>(segment: Segment<'_>, first: usize, acc: &mut [Column]) {
+    let mut sums = load_sums::<C, V>(first, acc);
+    let (blocks, _) = segment.weights.as_chunks::<Q8_0_LINES>();
+    let mut prefetch = Prefetch::new(segment.ahead, blocks.len());
+    for (block, x) in blocks.iter().zip(segment.columns.chunks_exact(Q8_0_WORDS * C)) {
+        prefetch.step();
+        let dots = q8_0_dots::<C, V>(block, x, first);
+        for v in 0..V {
+            let w_scale = widen_f16(&block[Q8_0_LINES - 1], first + v);
+            for c in 0..C {
+                let scale = _mm256_mul_ps(w_scale, _mm256_set1_ps(f32::from_bits(x[9 * C + c])));
+                sums[c][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[c][v]), scale, sums[c][v]);
+            }
+        }
+    }
+    store_sums(&sums, first, acc);
+}
+
+/// The integer dot products of one block.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q8_0_dots<const C: usize, const V: usize>(block: &[Line; Q8_0_LINES], x: &[u32], first: usize) -> [[__m256i; V]; C] {
+    let ones = _mm256_set1_epi16(1);
+    let sign_bit = _mm256_set1_epi8(i8::MIN);
+    let mut dots = [[_mm256_setzero_si256(); V]; C];
+    for group in 0..8 {
+        for v in 0..V {
+            let vector = first + v;
+            let w = _mm256_xor_si256(sign_bit, load(&block[2 * group + vector / 2 % 2], vector % 2));
+            let magnitude = _mm256_abs_epi8(w);
+            for c in 0..C {
+                let x = _mm256_set1_epi32(x[group * C + c] as i32);
+                let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
+                dots[c][v] = _mm256_add_epi32(dots[c][v], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+    }
+    dots
+}
+
+/// Half 0 or 1 of a line.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(line: &Line, half: usize) -> __m256i {
+    let bytes = &line.0[32 * (half % 2)..][..32];
+    // SAFETY: `bytes` are 32 bytes; 32-byte alignment follows from the line's but is not needed.
+    unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
+/// Eight of the 32 f16 values of a line: quarter 0 to 3.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen_f16(line: &Line, quarter: usize) -> __m256 {
+    let bytes = &line.0[16 * (quarter % 4)..][..16];
+    // SAFETY: `bytes` are 16 bytes, and the load needs no alignment.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_sums<const C: usize, const V: usize>(first: usize, acc: &[Column]) -> [[__m256; V]; C] {
+    let mut sums = [[_mm256_setzero_ps(); V]; C];
+    for (sums, column) in sums.iter_mut().zip(acc) {
+        let (rows, _) = column[8 * first..].as_chunks::<8>();
+        for v in 0..V {
+            // SAFETY: a chunk is 8 f32, and the load needs no alignment.
+            sums[v] = unsafe { _mm256_loadu_ps(rows[v].as_ptr()) };
+        }
+    }
+    sums
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store_sums<const C: usize, const V: usize>(sums: &[[__m256; V]; C], first: usize, acc: &mut [Column]) {
+    for (sums, column) in sums.iter().zip(acc) {
+        let (rows, _) = column[8 * first..].as_chunks_mut::<8>();
+        for v in 0..V {
+            // SAFETY: a chunk is 8 f32, and the store needs no alignment.
+            unsafe { _mm256_storeu_ps(rows[v].as_mut_ptr(), sums[v]) };
+        }
+    }
+}

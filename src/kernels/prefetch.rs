@@ -1,0 +1,34 @@
+//! Fetching weights from memory while others are computed with.
+//!
+//! Origin: software prefetch as every streaming kernel has it, here paced by the computation instead of by a distance.
+//!
+//! ```text
+//! segment s of a panel:      tile 0      tile 1      tile 2        computed from L1
+//! lines of segment s + 1:   [ 1st third | 2nd third | 3rd third ]  arriving meanwhile
+//! ```
+//!
+//! 1. The lines are spread evenly over the steps of the computation: bursts would fill the miss buffers and stall.
+//! 2. The hardware prefetcher stops at page borders and needs a few lines to start; this does neither.
+#![allow(unsafe_code)]
+
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
+use super::panel::Line;
+
+/// Hands out lines in equal shares, one share a step.
+pub struct Prefetch<'a>(std::slice::Chunks<'a, Line>);
+
+impl<'a> Prefetch<'a> {
+    #[inline]
+    pub fn new(ahead: &'a [Line], steps: usize) -> Self {
+        Self(ahead.chunks(ahead.len().div_ceil(steps.max(1)).max(1)))
+    }
+
+    #[inline]
+    pub fn step(&mut self) {
+        for line in self.0.next().unwrap_or_default() {
+            // SAFETY: a prefetch changes nothing the program can see; SSE is part of every x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.0.as_ptr().cast()) };
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! One suite for every instruction-set path, type, shape and thread count, against `specs/numerics.md` spelled out over the
+//! raw tensor.
+
+use super::matmul;
+use crate::kernels::Isa;
+use crate::ops::Ctx;
+use crate::ops::activations::Activations;
+use crate::ops::packed_matrix::PackedMatrix;
+use crate::ops::pool::Pool;
+use crate::ops::test_weights::{
+    Range, TYPES, below, decode, decode_elements, decode_scales, random_activations, random_tensor,
+};
+use crate::ops::testing::TestRng;
+use crate::quant::WeightType;
+
+/// A matrix and its input.
+struct Case {
+    ty: WeightType,
+    n: usize,
+    k: usize,
+    m: usize,
+    raw: Vec<u8>,
+    x: Vec<f32>,
+}
+
+impl Case {
+    fn random(random: &mut TestRng, range: Range, ty: WeightType, (n, k, m): (usize, usize, usize)) -> Self {
+        let raw = random_tensor(random, range, ty, n, k);
+        Self { ty, n, k, m, raw, x: random_activations(random, range, m, k) }
+    }
+
+    fn packed(&self) -> PackedMatrix {
+        PackedMatrix::pack(self.ty, self.n, self.k, &self.raw).unwrap()
+    }
+
+    fn run(&self, isa: Isa, pool: &Pool) -> Vec<f32> {
+        run(isa, pool, &self.packed(), &self.x, self.m)
+    }
+
+    /// MM-4, MM-5 and MM-6, word for word.
+    fn expected(&self) -> Vec<f32> {
+        let w = decode_elements(self.ty, &self.raw);
+        let scales = if self.ty == WeightType::Q8_0 { decode_scales(&self.raw) } else { Vec::new() };
+        let mut out = Vec::new();
+        for x in self.x.chunks(self.k) {
+            let quantised: Vec<_> = x.chunks(32).map(quantise_by_definition).collect();
+            for (n, w) in w.chunks(self.k).enumerate() {
+                let mut acc = 0f32;
+                if self.ty != WeightType::Q8_0 {
+                    for k in 0..self.k {
+                        acc = w[k].mul_add(x[k], acc);
+                    }
+                } else {
+                    for (b, (p, dx)) in quantised.iter().enumerate() {
+                        let s: i64 = (0..32).map(|i| w[32 * b + i] as i64 * i64::from(p[i])).sum();
+                        acc = (s as f32).mul_add(scales[n * self.k / 32 + b] * dx, acc);
+                    }
+                }
+                out.push(acc);
+            }
+        }
+        out
+    }
+
+    fn describe(&self) -> String {
+        format!("{} N {} K {} M {}", self.ty, self.n, self.k, self.m)
+    }
+}
+
+/// MM-5 for one block, rounding in f64.
+fn quantise_by_definition(x: &[f32]) -> ([i32; 32], f32) {
+    let mut p = [0; 32];
+    if x.iter().any(|x| !x.is_finite()) {
+        return (p, f32::NAN);
+    }
+    let a = x.iter().fold(0f32, |a, x| if x.abs() > a { x.abs() } else { a });
+    let r = 127f32 / a;
+    if r.is_infinite() {
+        return (p, 0.0);
+    }
+    for (p, x) in p.iter_mut().zip(x) {
+        let y = f64::from(x * r);
+        let below = y.floor();
+        let up = y - below > 0.5 || (y - below == 0.5 && below % 2.0 != 0.0);
+        *p = (below as i32 + i32::from(up)).clamp(-127, 127);
+    }
+    (p, a / 127.0)
+}
+
+fn run(isa: Isa, pool: &Pool, weights: &PackedMatrix, x: &[f32], m: usize) -> Vec<f32> {
+    let ctx = Ctx { pool, isa };
+    let mut activations = Activations::new(m, weights.k());
+    activations.prepare(&ctx, x, m, weights.k(), weights.ty());
+    let mut out = vec![f32::MAX; m * weights.n()];
+    matmul(&ctx, weights, &activations, &mut out);
+    out
+}
+
+/// Equal bits; NaN equals NaN.
+#[track_caller]
+fn assert_same(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (i, (a, b)) in found.iter().zip(expected).enumerate() {
+        assert!(a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()), "{what}: output {i} is {a:e}, not {b:e}");
+    }
+}
+
+fn pools() -> [Pool; 3] {
+    [1, 2, 3].map(|threads| Pool::new(threads).unwrap())
+}
+
+/// Lengths of K around the segments' and vectors' borders.
+fn lengths(ty: WeightType) -> &'static [usize] {
+    match ty {
+        WeightType::Q8_0 => &[32, 64, 256, 288, 544],
+        _ => &[1, 2, 3, 31, 64, 65, 128, 129, 300],
+    }
+}
+
+#[test]
+fn mm_2_mm_3_mm_4_mm_5_mm_6_every_path_gives_the_bits_of_the_definition() {
+    let mut random = TestRng::new(20_261_123);
+    let pools = pools();
+    for ty in TYPES {
+        for (i, &k) in lengths(ty).iter().enumerate() {
+            for m in [1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 25, 40, 48, 49, 61, 100] {
+                let n = [1, 31, 32, 33, 64, 70][below(&mut random, 6) as usize];
+                let range = if i % 2 == 0 { Range::Wild } else { Range::Plain };
+                let case = Case::random(&mut random, range, ty, (n, k, m));
+                let expected = case.expected();
+                for isa in Isa::available() {
+                    for pool in &pools {
+                        let what = format!("{} {isa:?} {} threads", case.describe(), pool.threads());
+                        assert_same(&case.run(isa, pool), &expected, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn mm_2_many_panels_are_shared_out_without_a_gap() {
+    let mut random = TestRng::new(20_261_123);
+    for ty in TYPES {
+        let case = Case::random(&mut random, Range::Plain, ty, (32 * 53 + 5, 64, 14));
+        let expected = case.expected();
+        for isa in Isa::available() {
+            for pool in &pools() {
+                assert_same(&case.run(isa, pool), &expected, &format!("{} {isa:?}", case.describe()));
+            }
+        }
+    }
+}
+
+#[test]
+fn mm_1_a_row_is_computed_alone_as_among_others() {
+    let mut random = TestRng::new(20_261_123);
+    let pool = Pool::new(2).unwrap();
+    for ty in TYPES {
+        for isa in Isa::available() {
+            for m in 1..=40 {
+                let case = Case::random(&mut random, Range::Plain, ty, (37, 320, m));
+                let packed = case.packed();
+                let alone: Vec<f32> = case.x.chunks(case.k).flat_map(|x| run(isa, &pool, &packed, x, 1)).collect();
+                assert_same(&case.run(isa, &pool), &alone, &format!("{} {isa:?}", case.describe()));
+            }
+        }
+    }
+}
+
+#[test]
+fn mm_1_values_that_are_not_finite_stay_in_their_row() {
+    let mut random = TestRng::new(20_261_123);
+    let pool = Pool::new(2).unwrap();
+    for ty in TYPES {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for isa in Isa::available() {
+                let mut case = Case::random(&mut random, Range::Plain, ty, (40, 96, 15));
+                let clean = case.run(isa, &pool);
+                let row = below(&mut random, 15) as usize;
+                let column = below(&mut random, 96) as usize;
+                case.x[row * case.k + column] = bad;
+                let found = case.run(isa, &pool);
+                for (m, (found, clean)) in found.chunks(case.n).zip(clean.chunks(case.n)).enumerate() {
+                    let what = format!("{} {isa:?} {bad} in row {row}, row {m}", case.describe());
+                    if m != row {
+                        assert_same(found, clean, &what);
+                    } else {
+                        assert!(found.iter().all(|v| !v.is_finite()), "{what}");
+                        assert!(ty != WeightType::Q8_0 || found.iter().all(|v| v.is_nan()), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A product too small for f32 leaves -0, which a padded step would turn into +0.
+#[test]
+fn mm_4_an_odd_k_adds_no_padding() {
+    let pool = Pool::new(1).unwrap();
+    let tiny = 1e-30f32.to_bits() & 0xffff_0000;
+    for (ty, raw) in [
+        (WeightType::F32, tiny.to_le_bytes().to_vec()),
+        (WeightType::BF16, ((tiny >> 16) as u16).to_le_bytes().to_vec()),
+        (WeightType::F16, 1u16.to_le_bytes().to_vec()),
+    ] {
+        let case = Case { ty, n: 1, k: 1, m: 1, raw, x: vec![-1e-40] };
+        for isa in Isa::available() {
+            let out = case.run(isa, &pool);
+            assert_eq!(out[0].to_bits(), (-0f32).to_bits(), "{ty} {isa:?}");
+        }
+    }
+}
+
+/// The largest magnitude a block can reach, with both signs.
+#[test]
+fn mm_6_extreme_bytes_do_not_saturate() {
+    let pool = Pool::new(1).unwrap();
+    for (byte, x) in [(0x80u8, 1.0f32), (0x80, -1.0), (0x7f, 1.0), (0x7f, -1.0)] {
+        let one = 0x3c00u16.to_le_bytes();
+        let raw: Vec<u8> = one.into_iter().chain([byte; 32]).collect();
+        let case = Case { ty: WeightType::Q8_0, n: 1, k: 32, m: 7, raw, x: vec![x; 7 * 32] };
+        // 32 * byte * 127 / 127, in the two roundings of MM-6.
+        let dot = 32.0 * f32::from(byte as i8) * 127.0 * x;
+        for isa in Isa::available() {
+            assert_same(&case.run(isa, &pool), &[dot * (1.0 / 127.0); 7], &format!("{isa:?} {byte:#x} {x}"));
+        }
+    }
+}
+
+#[test]
+fn mm_5_zero_and_tiny_blocks_count_as_zero() {
+    let mut random = TestRng::new(20_261_123);
+    let pool = Pool::new(1).unwrap();
+    let raw = random_tensor(&mut random, Range::Plain, WeightType::Q8_0, 33, 64);
+    for x in [0.0, -0.0, 1e-45, 3.7e-37] {
+        let case = Case { ty: WeightType::Q8_0, n: 33, k: 64, m: 2, raw: raw.clone(), x: vec![x; 128] };
+        for isa in Isa::available() {
+            assert!(case.run(isa, &pool).iter().all(|&v| v == 0.0), "{isa:?} {x:e}");
+        }
+    }
+    let case = Case { ty: WeightType::Q8_0, n: 33, k: 64, m: 2, raw, x: vec![3.8e-37; 128] };
+    assert!(case.run(Isa::detect(), &pool).iter().any(|&v| v != 0.0));
+}
+
+/// The error bounds that `specs/numerics.md` states, against sums in f64.
+#[test]
+fn mm_4_mm_6_errors_are_within_the_stated_bounds() {
+    let mut random = TestRng::new(20_261_123);
+    let pool = Pool::new(2).unwrap();
+    let unit = 2f64.powi(-24);
+    for ty in TYPES {
+        for k in [32, 96, 1024, 2048] {
+            let case = Case::random(&mut random, Range::Plain, ty, (33, k, 3));
+            let found = case.run(Isa::detect(), &pool);
+            let weights = decode(ty, &case.raw);
+            for (m, x) in case.x.chunks(k).enumerate() {
+                for (n, w) in weights.chunks(k).enumerate() {
+                    let products = || w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                    let exact: f64 = products().sum();
+                    let magnitude: f64 = products().map(f64::abs).sum();
+                    let mut bound = k as f64 * unit / (1.0 - k as f64 * unit) * magnitude + k as f64 * 2f64.powi(-149);
+                    if ty == WeightType::Q8_0 {
+                        let rounding = quantisation_bound(w, x);
+                        // The chain: one rounding of the scale and one for each block.
+                        bound = rounding + (k / 32 + 1) as f64 * 1.01 * unit * (magnitude + rounding);
+                    }
+                    let error = (f64::from(found[m * case.n + n]) - exact).abs();
+                    assert!(error <= bound, "{} [{m}, {n}]: error {error:e}, bound {bound:e}", case.describe());
+                    assert!(bound < 0.05 * magnitude, "a bound that shows nothing: {bound:e} of {magnitude:e}");
+                }
+            }
+        }
+    }
+}
+
+/// Sum over blocks of 0.51 dx Σ|w|.
+fn quantisation_bound(w: &[f32], x: &[f32]) -> f64 {
+    let blocks = w.chunks(32).zip(x.chunks(32));
+    let error = |(w, x): (&[f32], &[f32])| {
+        let largest = x.iter().fold(0f64, |a, x| a.max(f64::from(x.abs())));
+        0.51 * largest / 127.0 * w.iter().map(|w| f64::from(w.abs())).sum::<f64>()
+    };
+    blocks.map(error).sum()
+}
+
+/// A workspace serves one input after the other, of other shapes and forms.
+#[test]
+fn activations_are_reused() {
+    let mut random = TestRng::new(20_261_123);
+    let pool = Pool::new(2).unwrap();
+    let ctx = Ctx { pool: &pool, isa: Isa::detect() };
+    let mut activations = Activations::new(31, 320);
+    for (m, k) in [(31, 320), (1, 32), (13, 288), (25, 320), (0, 64)] {
+        for ty in TYPES {
+            let case = Case::random(&mut random, Range::Plain, ty, (33, k, m));
+            activations.prepare(&ctx, &case.x, m, k, ty);
+            let mut out = vec![0.0; m * case.n];
+            matmul(&ctx, &case.packed(), &activations, &mut out);
+            assert_same(&out, &case.expected(), &case.describe());
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "activations were not prepared for Q8_0 weights")]
+fn activations_of_another_form_are_refused() {
+    let mut random = TestRng::new(20_261_123);
+    let pool = Pool::new(1).unwrap();
+    let ctx = Ctx { pool: &pool, isa: Isa::detect() };
+    let case = Case::random(&mut random, Range::Plain, WeightType::Q8_0, (1, 32, 1));
+    let mut activations = Activations::new(1, 32);
+    activations.prepare(&ctx, &case.x, 1, 32, WeightType::F32);
+    matmul(&ctx, &case.packed(), &activations, &mut [0.0]);
+}
