@@ -155,6 +155,22 @@ fn machine_words(file: &File) -> Vec<String> {
     breaches
 }
 
+/// Pages of `specs/` that `file` names and that `exists` denies.
+fn dead_references(file: &File, exists: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut breaches = Vec::new();
+    for (at, _) in file.text.match_indices("specs/") {
+        let in_path = |c: char| c.is_ascii_alphanumeric() || "/_-.".contains(c);
+        let path: String = file.text[at..].chars().take_while(|c| in_path(*c)).collect();
+        let preceded = file.text[..at].chars().next_back().is_some_and(in_path);
+        if let Some((page, _)) = path.split_once(".md").filter(|_| !preceded)
+            && !exists(&format!("{page}.md"))
+        {
+            breaches.push(format!("{}:{}: there is no {page}.md", file.path, line_of(&file.text, at)));
+        }
+    }
+    breaches
+}
+
 /// Crates that the lock file takes from anywhere but crates.io.
 fn foreign_crates(lock: &str) -> Vec<String> {
     let public = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
@@ -226,6 +242,12 @@ fn no_file_names_a_machine() {
     assert_none(&tree().iter().flat_map(machine_words).collect::<Vec<_>>());
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
     assert_none(&foreign_crates(&lock));
+}
+
+#[test]
+fn references_to_the_specifications_lead_somewhere() {
+    let exists = |path: &str| root().join(path).is_file();
+    assert_none(&tree().iter().flat_map(|f| dead_references(f, exists)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -304,6 +326,14 @@ mod rules_object {
         assert_eq!(machine_words(&file("a.md", concat!("see /tm", "p/x and /wor", "k/y"))).len(), 2);
         assert_eq!(foreign_crates("source = \"registry+https://elsewhere\"\nname = \"a\"").len(), 1);
         assert_eq!(foreign_crates("source = \"registry+https://github.com/rust-lang/crates.io-index\"").len(), 0);
+    }
+
+    #[test]
+    fn to_dead_references() {
+        let there = concat!("spe", "cs/there.md");
+        let check = |text| dead_references(&file("a.rs", text), |path| path == there).len();
+        assert_eq!(check(concat!("// see `spe", "cs/there.md`, and spe", "cs/decisions/0001-none.md.")), 1);
+        assert_eq!(check(concat!("https://example.com/spe", "cs/none.md; folder spe", "cs/")), 0);
     }
 
     #[test]
