@@ -80,8 +80,8 @@ impl RopeTable {
     }
 }
 
-/// Rotates the pairs `(2i, 2i + 1)` of the first `rot` dimensions of each head of `x` `[T, heads * head_dim]`, in place;
-/// `cos_sin` is `[T, rot / 2, 2]` from [`RopeTable::fill`]. The other dimensions stay.
+/// Rotates the pairs `(2i, 2i + 1)` of the first `rot` dimensions of each head of `x` `[T, heads * head_dim]`, in
+/// place; `cos_sin` is `[T, rot / 2, 2]` from [`RopeTable::fill`]. The other dimensions stay.
 ///
 /// # Panics
 /// If `heads` or `rot` is 0, `rot` is odd or greater than `head_dim`, or the lengths do not fit.
