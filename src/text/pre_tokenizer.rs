@@ -68,3 +68,48 @@ impl PreTokenizer {
         if is_space_run && !rest.is_empty() && shorter > 0 { shorter } else { len }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PreTokenizer;
+    use proptest::prelude::*;
+    use tokenizers::tokenizer::pattern::Pattern;
+    use tokenizers::utils::SysRegex;
+
+    /// The published pattern of each name, look-ahead and all, for a backtracking engine.
+    fn published(name: &str) -> SysRegex {
+        SysRegex::new(match name {
+            "gpt-2" => r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+            _ => concat!(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
+                r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+        })
+        .unwrap()
+    }
+
+    fn words<'t>(name: &str, text: &'t str) -> Vec<&'t str> {
+        PreTokenizer::from_name(name).unwrap().words(text).collect()
+    }
+
+    #[test]
+    fn words_take_the_last_space_before_them() {
+        assert_eq!(words("gpt-2", "a   b\n\n c's 12345"), ["a", "  ", " b", "\n\n", " c", "'s", " 12345"]);
+        assert_eq!(words("llama-bpe", "a   b\n\n c'S 12345"), ["a", "  ", " b", "\n\n", " c", "'S", " ", "123", "45"]);
+        assert_eq!(words("llama-bpe", "x \n  \n  y  "), ["x", " \n  \n", " ", " y", "  "]);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_published_patterns(
+            text in prop_oneof!["[a1.' \n\r\t\u{a0}sStl!é]{1,30}", "\\PC{1,30}", any::<String>()],
+        ) {
+            for name in ["gpt-2", "llama-bpe"] {
+                let matches = (&published(name)).find_matches(&text).unwrap();
+                let expected: Vec<&str> = matches.iter().map(|((start, end), _)| &text[*start..*end]).collect();
+                let expected: Vec<&str> = expected.into_iter().filter(|word| !word.is_empty()).collect();
+                prop_assert_eq!(words(name, &text), expected);
+            }
+        }
+    }
+}
