@@ -12,7 +12,7 @@ use std::ops::Range;
 /// Most metadata keys of a file.
 pub const MAX_KEYS: u64 = 65_536;
 /// Most tensors of a file.
-pub const MAX_TENSORS: u64 = 65_536;
+pub const MAX_TENSORS: u64 = 32_768;
 /// Longest key in bytes.
 pub const MAX_KEY_BYTES: u64 = 65_535;
 /// Longest tensor name in bytes: ggml's 64 with the terminating zero.

@@ -79,3 +79,6 @@ pub fn quantize_row(ty: WeightType, x: &[f32], out: &mut Vec<u8>) {
         WeightType::Q8_0 => q8_0::quantize(x, out),
     }
 }
+
+#[cfg(test)]
+mod tests;

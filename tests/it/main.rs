@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module a topic.
 
+mod corpus;
 mod engine;
 mod golden;
 mod support;

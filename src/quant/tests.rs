@@ -1,0 +1,97 @@
+use super::*;
+use proptest::prelude::*;
+
+fn round_trip(ty: WeightType, x: &[f32]) -> Vec<f32> {
+    let mut bytes = Vec::new();
+    quantize_row(ty, x, &mut bytes);
+    assert_eq!(Some(bytes.len()), ty.row_bytes(x.len()));
+    let mut out = vec![f32::NAN; x.len()];
+    dequantize_row(ty, &bytes, &mut out);
+    out
+}
+
+#[test]
+fn known_bytes() {
+    // 1.0, -2.0 and 0.15625 in each format, from the formats' definitions.
+    let cases: [(WeightType, &[u8]); 3] = [
+        (WeightType::F32, &[0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0, 0, 0, 0x20, 0x3e]),
+        (WeightType::F16, &[0x00, 0x3c, 0x00, 0xc0, 0x00, 0x31]),
+        (WeightType::BF16, &[0x80, 0x3f, 0x00, 0xc0, 0x20, 0x3e]),
+    ];
+    for (ty, bytes) in cases {
+        let mut out = [0.0; 3];
+        dequantize_row(ty, bytes, &mut out);
+        assert_eq!(out, [1.0, -2.0, 0.15625], "{ty}");
+        let mut back = Vec::new();
+        quantize_row(ty, &out, &mut back);
+        assert_eq!(back, bytes, "{ty}");
+    }
+}
+
+#[test]
+fn q8_0_block_by_hand() {
+    // The largest is 127 * 0.5, so d = 0.5 = 0x3800 and every multiple of 0.5 is exact.
+    let mut x = [0.0f32; 32];
+    (x[0], x[1], x[2], x[31]) = (63.5, -63.5, 0.5, -1.0);
+    let mut bytes = Vec::new();
+    quantize_row(WeightType::Q8_0, &x, &mut bytes);
+    assert_eq!(bytes[..5], [0x00, 0x38, 127, 129, 1]);
+    assert_eq!(bytes[33], 254);
+    assert_eq!(round_trip(WeightType::Q8_0, &x), x);
+}
+
+#[test]
+fn q8_0_rounds_halves_away_from_zero() {
+    // d = 1: 0.5 and -2.5 lie between two codes.
+    let mut x = [0.0f32; 32];
+    (x[0], x[1], x[2]) = (127.0, 0.5, -2.5);
+    assert_eq!(round_trip(WeightType::Q8_0, &x)[..3], [127.0, 1.0, -3.0]);
+}
+
+#[test]
+fn q8_0_of_zeros_and_of_what_is_no_number() {
+    assert_eq!(round_trip(WeightType::Q8_0, &[0.0; 32]), [0.0; 32]);
+    for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = [1.0; 64];
+        x[40] = odd;
+        let out = round_trip(WeightType::Q8_0, &x);
+        assert!(out[..32].iter().all(|v| (v - 1.0).abs() < 1e-3), "the other block is untouched");
+        assert!(out[32..].iter().all(|v| v.is_nan()), "{odd}");
+    }
+}
+
+#[test]
+fn float_types_keep_infinities_and_nan() {
+    for ty in [WeightType::F32, WeightType::F16, WeightType::BF16] {
+        let out = round_trip(ty, &[f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0]);
+        assert_eq!(out[..2], [f32::INFINITY, f32::NEG_INFINITY]);
+        assert!(out[2].is_nan() && out[3] == 0.0 && out[3].is_sign_negative(), "{ty}");
+    }
+    assert_eq!(round_trip(WeightType::F16, &[1e6])[0], f32::INFINITY);
+}
+
+#[test]
+#[should_panic(expected = "a row of 31 elements of type Q8_0")]
+fn rows_of_no_whole_blocks_are_a_fault_of_the_caller() {
+    quantize_row(WeightType::Q8_0, &[0.0; 31], &mut Vec::new());
+}
+
+proptest! {
+    /// Half a step of each format: relative 2^-11 and 2^-8 for the floats, d / 2 plus d's own rounding for Q8_0.
+    #[test]
+    fn rounding_errors_are_bounded(x in prop::collection::vec(-100.0f32..100.0, 64)) {
+        prop_assert_eq!(round_trip(WeightType::F32, &x), x.clone());
+        for (a, b) in x.iter().zip(round_trip(WeightType::F16, &x)) {
+            prop_assert!((a - b).abs() <= a.abs() * 2f32.powi(-11) + 2f32.powi(-25));
+        }
+        for (a, b) in x.iter().zip(round_trip(WeightType::BF16, &x)) {
+            prop_assert!((a - b).abs() <= a.abs() * 2f32.powi(-8));
+        }
+        for (block, out) in x.chunks(32).zip(round_trip(WeightType::Q8_0, &x).chunks(32)) {
+            let d = block.iter().fold(0.0f32, |m, v| m.max(v.abs())) / 127.0;
+            for (a, b) in block.iter().zip(out) {
+                prop_assert!((a - b).abs() <= d * 0.5001 + 127.0 * d * 2f32.powi(-11), "{} became {}", a, b);
+            }
+        }
+    }
+}
