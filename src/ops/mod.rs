@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod activations;
+pub mod attention;
 pub mod disjoint;
 pub mod embedding;
 pub mod exp;
@@ -16,7 +17,7 @@ pub mod rope;
 #[cfg(test)]
 pub(crate) mod test_weights;
 #[cfg(test)]
-pub(crate) mod testing;
+pub(crate) mod tests;
 
 use crate::kernels::Isa;
 pub use activation::add;

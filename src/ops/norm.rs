@@ -7,8 +7,8 @@ use crate::kernels::lanes::{self, LANES, LaneOp, Lanes};
 #[cfg(test)]
 mod tests;
 
-/// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` for each row of `x` `[T, D]`, with `weight` `[D]`,
-/// `out` `[T, D]`.
+/// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` for each row `t`: `x` and `out` are `[T, D]`,
+/// `weight` is `[D]`.
 ///
 /// # Panics
 /// If `weight` is empty, or the lengths do not fit.

@@ -1,7 +1,7 @@
 //! For the tests of the matrix ops: random tensors as a GGUF file stores them, and their decoding by definition.
 //! Shares no code with the packing and the kernels.
 
-use super::testing::TestRng;
+use super::tests::TestRng;
 use crate::quant::WeightType;
 
 pub const TYPES: [WeightType; 4] = [WeightType::F32, WeightType::F16, WeightType::BF16, WeightType::Q8_0];

@@ -1,5 +1,5 @@
 use super::*;
-use crate::ops::testing::{TestRng, bits, for_each_ctx};
+use crate::ops::tests::{TestRng, bits, for_each_ctx};
 
 #[test]
 fn silu_mul_matches_the_definition_and_every_context_gives_the_same_bits() {

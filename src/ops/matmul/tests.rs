@@ -10,7 +10,7 @@ use crate::ops::pool::Pool;
 use crate::ops::test_weights::{
     Range, TYPES, below, decode, decode_elements, decode_scales, random_activations, random_tensor,
 };
-use crate::ops::testing::TestRng;
+use crate::ops::tests::TestRng;
 use crate::quant::WeightType;
 
 /// A matrix and its input.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::ops::testing::{TestRng, bits, for_each_ctx};
+use crate::ops::tests::{TestRng, bits, for_each_ctx};
 
 /// The definition, in f64.
 fn reference(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {

@@ -4,7 +4,7 @@ use crate::ops::Ctx;
 use crate::ops::embedding::gather;
 use crate::ops::pool::Pool;
 use crate::ops::test_weights::{Range, TYPES, decode, random_tensor};
-use crate::ops::testing::TestRng;
+use crate::ops::tests::TestRng;
 use crate::quant::WeightType;
 
 #[test]

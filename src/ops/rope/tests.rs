@@ -1,5 +1,5 @@
 use super::*;
-use crate::ops::testing::{TestRng, bits, for_each_ctx};
+use crate::ops::tests::{TestRng, bits, for_each_ctx};
 
 /// The rotation as a complex product in f64, element by element.
 fn reference(x: &[f32], shape: (usize, usize, usize), positions: &[u32], base: f64, factors: &[f64]) -> Vec<f64> {

@@ -1,0 +1,309 @@
+//! The arithmetic of attention: a strip of queries over one tile of positions, and the merging of chunks.
+
+use half::f16;
+
+use crate::kernels::lanes::{LANES, Lanes};
+use crate::ops::exp::exp;
+
+/// Positions of a tile, aligned to absolute positions.
+pub(super) const TILE: usize = 32;
+/// Vectors of a row of scores.
+pub(super) const LANE_VECTORS: usize = TILE / LANES;
+/// The most queries of a strip.
+const STRIP: usize = 8;
+/// Tiles of a chunk: a chunk of 256 positions is summed by itself.
+pub(super) const CHUNK_TILES: usize = 8;
+
+/// Calls `f::<L, _, Q>` with the constant `Q` equal to `$queries`, 1 to [`STRIP`].
+macro_rules! for_strip_len {
+    (@ $l:ident, $queries:ident, $f:ident, $args:tt, $($q:literal)*) => {
+        match $queries {
+            $($q => $f::<$l, E, $q> $args,)*
+            len => unreachable!("a strip of {len} queries"),
+        }
+    };
+    ($l:ident, $queries:ident, $f:ident $args:tt) => {
+        // Two accumulators a query: see `strip_len`.
+        if $l::ACCUMULATORS >= LANE_VECTORS * STRIP {
+            for_strip_len!(@ $l, $queries, $f, $args, 1 2 3 4 5 6 7 8)
+        } else {
+            for_strip_len!(@ $l, $queries, $f, $args, 1 2)
+        }
+    };
+}
+
+/// Queries of the next strip, of `left`: as many as the accumulators of the score kernel hold.
+pub(super) fn strip_len<L: Lanes>(left: usize) -> usize {
+    (L::ACCUMULATORS / LANE_VECTORS).min(STRIP).min(left)
+}
+
+/// An element of the cache.
+pub(super) trait Element: Copy + Default + Sync {
+    fn widen(self) -> f32;
+    fn load<L: Lanes>(l: L, x: &[Self; LANES]) -> L::V;
+    /// The work memory for elements of this type.
+    fn gathered(buffers: &mut Gathered) -> &mut Vec<Self>;
+
+    /// Fewer than 16 elements; the other lanes are 0.
+    #[inline(always)]
+    fn load_part<L: Lanes>(l: L, x: &[Self]) -> L::V {
+        let mut padded = [0.0; LANES];
+        for (out, x) in padded.iter_mut().zip(x) {
+            *out = x.widen();
+        }
+        l.load(&padded)
+    }
+}
+
+/// The bits of an f16.
+impl Element for u16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f16::from_bits(self).to_f32()
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, x: &[Self; LANES]) -> L::V {
+        l.load_f16(x)
+    }
+    fn gathered(buffers: &mut Gathered) -> &mut Vec<Self> {
+        &mut buffers.f16
+    }
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, x: &[Self; LANES]) -> L::V {
+        l.load(x)
+    }
+    fn gathered(buffers: &mut Gathered) -> &mut Vec<Self> {
+        &mut buffers.f32
+    }
+}
+
+/// A tile gathered from blocks that tiles do not fit: K `[head_dim][TILE]`, then V `[TILE][head_dim]`.
+#[derive(Default)]
+pub(super) struct Gathered {
+    f16: Vec<u16>,
+    f32: Vec<f32>,
+}
+
+/// K and V of [`TILE`] positions; those that are not valid for a query may hold anything.
+pub(super) struct KvTile<'a, E> {
+    /// Row `d` is `k[d * k_stride ..][.. TILE]`.
+    pub(super) k: &'a [E],
+    pub(super) k_stride: usize,
+    /// `[TILE, head_dim]`.
+    pub(super) v: &'a [E],
+}
+
+/// The online softmax of one query, in the current chunk and over the chunks before.
+#[derive(Clone, Copy)]
+pub(super) struct QueryState {
+    pub(super) position: u32,
+    /// Greatest score of the chunk so far.
+    max: f32,
+    /// Sums of `e^(score - max)`; lane `i` has positions `i` and `i + 16` of each tile.
+    sum: [f32; LANES],
+    total_max: f32,
+    total_sum: f32,
+}
+
+impl QueryState {
+    pub(super) fn new(position: u32) -> Self {
+        Self { position, max: f32::NEG_INFINITY, sum: [0.0; LANES], total_max: f32::NEG_INFINITY, total_sum: 0.0 }
+    }
+}
+
+/// Lets the strip of queries `q` `[head_dim][states.len()]` attend to the tile of positions from `first`, each up to its
+/// own position. `out` is `[states.len(), head_dim padded to whole vectors]`. At most [`STRIP`] queries.
+#[inline(always)]
+pub(super) fn attend<L: Lanes, E: Element>(
+    l: L,
+    q: &[f32],
+    tile: &KvTile<'_, E>,
+    scale: f32,
+    first: usize,
+    states: &mut [QueryState],
+    out: &mut [f32],
+) {
+    let queries = states.len();
+    let (head_dim, padded) = (q.len() / queries, out.len() / queries);
+    let mut valid = [0; STRIP];
+    for (valid, state) in valid.iter_mut().zip(states.iter()) {
+        *valid = (state.position as usize + 1).saturating_sub(first).min(TILE);
+    }
+    let valid = &valid[..queries];
+    let mut p = [[0.0; TILE]; STRIP];
+    for_strip_len!(L, queries, scores(l, q, tile, &mut p));
+    for i in 0..queries {
+        if valid[i] > 0 {
+            soften(l, &mut p[i], scale, valid[i], &mut states[i], &mut out[i * padded..(i + 1) * padded]);
+        }
+    }
+    if valid.iter().all(|n| *n == valid[0]) {
+        let v = &tile.v[..valid[0] * head_dim];
+        for_strip_len!(L, queries, weigh(l, &p, v, head_dim, out));
+    } else {
+        // The tile with the rows' own positions: a term past a query's position must not even be added as 0.
+        for i in 0..queries {
+            let v = &tile.v[..valid[i] * head_dim];
+            weigh::<L, E, 1>(l, &p[i..], v, head_dim, &mut out[i * padded..(i + 1) * padded]);
+        }
+    }
+}
+
+/// The products of each query with K at each position: one fused chain over the dimensions, ascending.
+#[inline(always)]
+fn scores<L: Lanes, E: Element, const Q: usize>(l: L, q: &[f32], tile: &KvTile<'_, E>, out: &mut [[f32; TILE]]) {
+    let mut sums = [[l.splat(0.0); LANE_VECTORS]; Q];
+    for (q, k) in q.as_chunks::<Q>().0.iter().zip(tile.k.chunks(tile.k_stride)) {
+        let (k, _) = k.as_chunks::<LANES>();
+        let k: [L::V; LANE_VECTORS] = [E::load(l, &k[0]), E::load(l, &k[1])];
+        for i in 0..Q {
+            let q = l.splat(q[i]);
+            sums[i] = [l.fma(q, k[0], sums[i][0]), l.fma(q, k[1], sums[i][1])];
+        }
+    }
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        let (out, _) = out.as_chunks_mut::<LANES>();
+        l.store(sums[0], &mut out[0]);
+        l.store(sums[1], &mut out[1]);
+    }
+}
+
+/// Scales the scores, forgets those from `valid` (> 0) on, brings the query's sums to the new maximum and replaces the
+/// scores by `e^(score - max)`, 0 past the valid ones.
+#[inline(always)]
+fn soften<L: Lanes>(l: L, scores: &mut [f32; TILE], scale: f32, valid: usize, state: &mut QueryState, out: &mut [f32]) {
+    let (stored, _) = scores.as_chunks_mut::<LANES>();
+    let valid = [valid, valid.saturating_sub(LANES)];
+    let forget = l.splat(f32::NEG_INFINITY);
+    let scale = l.splat(scale);
+    let scores = [0, 1].map(|i| l.if_before(valid[i], l.mul(l.load(&stored[i]), scale), forget));
+    let tile_max = l.greatest(l.max(scores[0], scores[1]));
+    let max = if tile_max > state.max { tile_max } else { state.max };
+
+    let shift = l.splat(max);
+    let p = [0, 1].map(|i| l.if_before(valid[i], exp(l, l.sub(scores[i], shift)), l.splat(0.0)));
+    let sum = if max > state.max {
+        let factor = exp(l, l.sub(l.splat(state.max), shift));
+        for out in out.as_chunks_mut::<LANES>().0 {
+            l.store(l.mul(l.load(out), factor), out);
+        }
+        l.mul(l.load(&state.sum), factor)
+    } else {
+        // The factor would be exactly 1.
+        l.load(&state.sum)
+    };
+    l.store(l.add(sum, l.add(p[0], p[1])), &mut state.sum);
+    state.max = max;
+    l.store(p[0], &mut stored[0]);
+    l.store(p[1], &mut stored[1]);
+}
+
+/// `out[i] += sum over t of p[i][t] * v[t]`: for each dimension one fused chain over the rows of `v`, ascending.
+#[inline(always)]
+fn weigh<L: Lanes, E: Element, const Q: usize>(l: L, p: &[[f32; TILE]], v: &[E], head_dim: usize, out: &mut [f32]) {
+    let whole = head_dim / LANES;
+    let mut vector = 0;
+    if Q * 4 <= L::ACCUMULATORS {
+        while vector + 4 <= whole {
+            weigh_vectors::<L, E, Q, 4>(l, p, v, head_dim, vector, out);
+            vector += 4;
+        }
+    }
+    if Q * 2 <= L::ACCUMULATORS {
+        while vector + 2 <= whole {
+            weigh_vectors::<L, E, Q, 2>(l, p, v, head_dim, vector, out);
+            vector += 2;
+        }
+    }
+    while vector < whole {
+        weigh_vectors::<L, E, Q, 1>(l, p, v, head_dim, vector, out);
+        vector += 1;
+    }
+    if !head_dim.is_multiple_of(LANES) {
+        let padded = out.len() / Q;
+        for i in 0..Q {
+            let (sums, _) = out[i * padded..(i + 1) * padded].as_chunks_mut::<LANES>();
+            let mut sum = l.load(&sums[whole]);
+            for (v, p) in v.chunks_exact(head_dim).zip(&p[i]) {
+                sum = l.fma(l.splat(*p), E::load_part(l, &v[whole * LANES..]), sum);
+            }
+            l.store(sum, &mut sums[whole]);
+        }
+    }
+}
+
+/// [`weigh`] for the `N` vectors of dimensions from `vector`.
+#[inline(always)]
+fn weigh_vectors<L: Lanes, E: Element, const Q: usize, const N: usize>(
+    l: L,
+    p: &[[f32; TILE]],
+    v: &[E],
+    head_dim: usize,
+    vector: usize,
+    out: &mut [f32],
+) {
+    let padded = out.len() / Q;
+    let columns = vector * LANES..(vector + N) * LANES;
+    let mut sums = [[l.splat(0.0); N]; Q];
+    for i in 0..Q {
+        let (out, _) = out[i * padded..(i + 1) * padded][columns.clone()].as_chunks::<LANES>();
+        for n in 0..N {
+            sums[i][n] = l.load(&out[n]);
+        }
+    }
+    for (t, v) in v.chunks_exact(head_dim).take(TILE).enumerate() {
+        let (v, _) = v[columns.clone()].as_chunks::<LANES>();
+        let mut loaded = [l.splat(0.0); N];
+        for n in 0..N {
+            loaded[n] = E::load(l, &v[n]);
+        }
+        for i in 0..Q {
+            let p = l.splat(p[i][t]);
+            for n in 0..N {
+                sums[i][n] = l.fma(p, loaded[n], sums[i][n]);
+            }
+        }
+    }
+    for i in 0..Q {
+        let (out, _) = out[i * padded..(i + 1) * padded][columns.clone()].as_chunks_mut::<LANES>();
+        for n in 0..N {
+            l.store(sums[i][n], &mut out[n]);
+        }
+    }
+}
+
+/// Adds a finished chunk to the total, and empties it.
+#[inline(always)]
+pub(super) fn merge<L: Lanes>(l: L, state: &mut QueryState, chunk: &mut [f32], total: &mut [f32]) {
+    let max = if state.max > state.total_max { state.max } else { state.total_max };
+    let old = exp(l, l.splat(state.total_max - max));
+    let new = exp(l, l.splat(state.max - max));
+    let (chunks, _) = chunk.as_chunks_mut::<LANES>();
+    let (totals, _) = total.as_chunks_mut::<LANES>();
+    for (total, chunk) in totals.iter_mut().zip(chunks) {
+        l.store(l.fma(l.load(total), old, l.mul(l.load(chunk), new)), total);
+        *chunk = [0.0; LANES];
+    }
+    let chunk_sum = l.splat(l.sum(l.load(&state.sum)));
+    let sum = l.fma(l.splat(state.total_sum), old, l.mul(chunk_sum, new));
+    state.total_sum = l.greatest(sum);
+    state.total_max = max;
+    state.max = f32::NEG_INFINITY;
+    state.sum = [0.0; LANES];
+}
+
+/// `out = total / sum`.
+#[inline(always)]
+pub(super) fn finish<L: Lanes>(l: L, total: &[f32], state: &QueryState, out: &mut [f32]) {
+    let factor = l.splat(1.0 / state.total_sum);
+    for (total, out) in total.as_chunks::<LANES>().0.iter().zip(out.chunks_mut(LANES)) {
+        l.store_part(l.mul(l.load(total), factor), out);
+    }
+}

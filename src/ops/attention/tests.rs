@@ -1,0 +1,294 @@
+use super::kernel::TILE;
+use super::*;
+use crate::kernels::{Isa, Path};
+use crate::kv_cache::{KvType, LayerKvMut};
+use crate::ops::pool::Pool;
+use crate::ops::tests::{TestRng, bits, for_each_ctx};
+use crate::types::{BlockId, Slot};
+use half::f16;
+
+#[derive(Clone, Copy)]
+struct Heads {
+    kv_heads: usize,
+    group: usize,
+    head_dim: usize,
+}
+
+/// All rows of a sequence: Q `[len, kv_heads * group * head_dim]`, K and V `[len, kv_heads * head_dim]`.
+struct Sequence {
+    len: usize,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Sequence {
+    fn random(rng: &mut TestRng, len: usize, heads: Heads) -> Self {
+        let kv_width = heads.kv_heads * heads.head_dim;
+        let (q, k, v) = (len * kv_width * heads.group, len * kv_width, len * kv_width);
+        Self { len, q: rng.floats(q, 3.0), k: rng.floats(k, 2.0), v: rng.floats(v, 1.0) }
+    }
+}
+
+/// How a test stores and feeds its sequences.
+#[derive(Clone)]
+struct Setup {
+    heads: Heads,
+    kv_type: KvType,
+    block_size: usize,
+    /// What the cache holds before anything is written.
+    poison: f32,
+    /// Steps; each gives the rows that each sequence computes next.
+    steps: Vec<Vec<usize>>,
+}
+
+impl Setup {
+    fn cache(&self, sequences: &[Sequence]) -> (KvCache, Vec<Vec<BlockId>>) {
+        let Heads { kv_heads, head_dim, .. } = self.heads;
+        let shape = KvShape { layers: 2, kv_heads, head_dim, block_size: self.block_size, kv_type: self.kv_type };
+        let needed: usize = sequences.iter().map(|s| s.len.div_ceil(self.block_size)).sum();
+        let mut kv = KvCache::new(shape, 2 * needed + 1).unwrap();
+        match kv.layer_mut(1) {
+            LayerKvMut::F16(x) => x.fill(f16::from_f32(self.poison).to_bits()),
+            LayerKvMut::F32(x) => x.fill(self.poison),
+        }
+        // Descending and with gaps, so that neighbours in a sequence are not neighbours in memory.
+        let mut next = 2 * needed as u32;
+        let tables = sequences.iter().map(|s| {
+            let blocks = (0..s.len.div_ceil(self.block_size)).map(|_| {
+                next -= 2;
+                BlockId(next + 1)
+            });
+            blocks.collect()
+        });
+        let tables = tables.collect();
+        (kv, tables)
+    }
+
+    /// The outputs of all rows of each sequence.
+    fn run(&self, ctx: &Ctx<'_>, sequences: &[Sequence]) -> Vec<Vec<f32>> {
+        let Heads { kv_heads, group, head_dim } = self.heads;
+        let (kv_width, width) = (kv_heads * head_dim, kv_heads * group * head_dim);
+        let (mut kv, tables) = self.cache(sequences);
+        let mut outs = vec![Vec::new(); sequences.len()];
+        let mut done = vec![0; sequences.len()];
+        for step in &self.steps {
+            let mut batch = ForwardBatch { query_start_loc: vec![0], block_table_start: vec![0], ..Default::default() };
+            let (mut q, mut k, mut v) = (Vec::new(), Vec::new(), Vec::new());
+            for (i, &rows) in step.iter().enumerate().filter(|(_, rows)| **rows > 0) {
+                let range = done[i]..done[i] + rows;
+                for position in range.clone() {
+                    let block = tables[i][position / self.block_size].0 as usize;
+                    batch.slot_mapping.push(Slot((block * self.block_size + position % self.block_size) as u32));
+                    batch.positions.push(position as u32);
+                    batch.token_ids.push(0);
+                }
+                q.extend(&sequences[i].q[range.start * width..range.end * width]);
+                k.extend(&sequences[i].k[range.start * kv_width..range.end * kv_width]);
+                v.extend(&sequences[i].v[range.start * kv_width..range.end * kv_width]);
+                batch.query_start_loc.push(batch.positions.len() as u32);
+                batch.seq_lens.push(range.end as u32);
+                batch.block_tables.extend(&tables[i][..range.end.div_ceil(self.block_size)]);
+                batch.block_table_start.push(batch.block_tables.len() as u32);
+            }
+            write_kv(ctx, &mut kv, 1, &k, &v, &batch);
+            let mut out = vec![f32::NAN; q.len()];
+            paged_attention(ctx, &q, &kv, 1, &batch, scale(head_dim), &mut out);
+            let mut rest = &out[..];
+            for (i, &rows) in step.iter().enumerate() {
+                let (mine, others) = rest.split_at(rows * width);
+                outs[i].extend(mine);
+                done[i] += rows;
+                rest = others;
+            }
+        }
+        outs
+    }
+}
+
+fn scale(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
+}
+
+/// Softmax attention of one sequence by its definition, in f64, over K and V as stored; and, for each element, a bound
+/// of the error of a computation in f32.
+fn reference(sequence: &Sequence, heads: Heads, kv_type: KvType) -> Vec<(f64, f64)> {
+    let Heads { kv_heads, group, head_dim } = heads;
+    let as_stored = |x: &f32| match kv_type {
+        KvType::F16 => f16::from_f32(*x).to_f64(),
+        KvType::F32 => f64::from(*x),
+    };
+    let k: Vec<f64> = sequence.k.iter().map(as_stored).collect();
+    let v: Vec<f64> = sequence.v.iter().map(as_stored).collect();
+    let scale = f64::from(scale(head_dim));
+    let unit = f64::from(f32::EPSILON) / 2.0;
+    let mut all = Vec::new();
+    for (query, q) in sequence.q.chunks_exact(head_dim).enumerate() {
+        let (row, head) = (query / (kv_heads * group), query % (kv_heads * group));
+        let at = |t: usize| (t * kv_heads + head / group) * head_dim;
+        let (mut scores, mut magnitude) = (Vec::new(), 0f64);
+        for t in 0..=row {
+            let terms = q.iter().zip(&k[at(t)..]).map(|(q, k)| scale * f64::from(*q) * k);
+            scores.push(terms.clone().sum::<f64>());
+            magnitude = magnitude.max(terms.map(f64::abs).sum());
+        }
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        // A score is off by a rounding for each term, the scaling and the subtraction of the maximum; so is the
+        // maximum. Then the exponential, and two factors for each tile and chunk on the way to the output.
+        let of_score = (head_dim as f64 + 3.0) * unit * magnitude;
+        let tiles = (row / TILE + 2) as f64;
+        let of_weight = 2.0 * of_score + tiles * 2.0 * (1.2e-7 + 2.0 * unit) + (row + 9) as f64 * unit;
+        for d in 0..head_dim {
+            let terms = weights.iter().enumerate().map(|(t, w)| w * v[at(t) + d] / sum);
+            let magnitude: f64 = terms.clone().map(f64::abs).sum();
+            all.push((terms.sum(), 2.0 * of_weight * magnitude));
+        }
+    }
+    all
+}
+
+fn lens(sequences: &[Sequence]) -> Vec<usize> {
+    sequences.iter().map(|s| s.len).collect()
+}
+
+/// The setup every other one must agree with: plain Rust on one thread, all rows at once, blocks of 32.
+fn baseline(heads: Heads, kv_type: KvType, sequences: &[Sequence]) -> (Setup, Vec<Vec<f32>>) {
+    let setup = Setup { heads, kv_type, block_size: 32, poison: f32::NAN, steps: vec![lens(sequences)] };
+    let pool = Pool::new(1).unwrap();
+    let out = setup.run(&Ctx { pool: &pool, isa: Isa::require(Path::Scalar).unwrap() }, sequences);
+    (setup, out)
+}
+
+fn assert_same(setup: &Setup, sequences: &[Sequence], expected: &[Vec<f32>]) {
+    for_each_ctx(|ctx| {
+        // Plain Rust is slow without fused instructions, and threads do not know the path.
+        if ctx.isa.path() == Path::Scalar && ctx.pool.threads() != 2 {
+            return;
+        }
+        for (i, (got, want)) in setup.run(ctx, sequences).iter().zip(expected).enumerate() {
+            let (got, want) = (bits(got), bits(want));
+            assert!(got == want, "sequence {i}, {:?}, {} threads", ctx.isa, ctx.pool.threads());
+        }
+    });
+}
+
+#[test]
+fn attention_matches_the_definition() {
+    let mut rng = TestRng::new(6);
+    let shapes = [(1, 1, 64), (2, 4, 8), (1, 7, 80), (1, 8, 1), (3, 1, 17), (1, 17, 32), (1, 2, 256)];
+    for (kv_heads, group, head_dim) in shapes {
+        let heads = Heads { kv_heads, group, head_dim };
+        for kv_type in [KvType::F16, KvType::F32] {
+            let sequences = [1, 40, 270].map(|len| Sequence::random(&mut rng, len, heads));
+            let (setup, _) = baseline(heads, kv_type, &sequences);
+            let pool = Pool::new(2).unwrap();
+            let outs = setup.run(&Ctx { pool: &pool, isa: Isa::detect() }, &sequences);
+            for (sequence, out) in sequences.iter().zip(outs) {
+                for (i, (got, (want, bound))) in out.iter().zip(reference(sequence, heads, kv_type)).enumerate() {
+                    let error = (f64::from(*got) - want).abs();
+                    assert!(error <= bound, "{head_dim} {kv_type} element {i}: {got} for {want}, bound {bound:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn paths_threads_and_block_sizes_do_not_change_bits() {
+    let mut rng = TestRng::new(7);
+    for (kv_heads, group, head_dim) in [(1, 4, 64), (1, 7, 80), (2, 8, 8), (1, 3, 17)] {
+        let heads = Heads { kv_heads, group, head_dim };
+        for kv_type in [KvType::F16, KvType::F32] {
+            let sequences = [33, 1, 263].map(|len| Sequence::random(&mut rng, len, heads));
+            let (setup, expected) = baseline(heads, kv_type, &sequences);
+            for block_size in [1, 2, 5, 32, 64] {
+                assert_same(&Setup { block_size, ..setup.clone() }, &sequences, &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn chunks_and_neighbours_do_not_change_bits() {
+    let mut rng = TestRng::new(8);
+    let heads = Heads { kv_heads: 2, group: 3, head_dim: 24 };
+    let sequences = [300, 35, 70].map(|len| Sequence::random(&mut rng, len, heads));
+    let (setup, expected) = baseline(heads, KvType::F16, &sequences);
+    // Row by row, the sequences side by side while they last.
+    let singles = (0..300).map(|row| lens(&sequences).iter().map(|len| usize::from(row < *len)).collect()).collect();
+    // One sequence after the other; uneven pieces, with decode rows of one beside prompt rows of another.
+    let in_turn = vec![vec![300, 0, 0], vec![0, 35, 0], vec![0, 0, 70]];
+    let mixed = vec![vec![0, 0, 69], vec![255, 3, 1], vec![2, 31, 0], vec![43, 1, 0]];
+    for steps in [singles, in_turn, mixed] {
+        for block_size in [2, 32] {
+            assert_same(&Setup { block_size, steps: steps.clone(), ..setup.clone() }, &sequences, &expected);
+        }
+    }
+    for (i, sequence) in sequences.into_iter().enumerate() {
+        let alone = Setup { steps: vec![vec![sequence.len]], ..setup.clone() };
+        assert_same(&alone, &[sequence], &expected[i..=i]);
+    }
+}
+
+#[test]
+fn what_lies_beyond_the_valid_positions_does_not_matter() {
+    let mut rng = TestRng::new(9);
+    let heads = Heads { kv_heads: 1, group: 2, head_dim: 16 };
+    for kv_type in [KvType::F16, KvType::F32] {
+        let sequences = [45, 290].map(|len| Sequence::random(&mut rng, len, heads));
+        let (setup, expected) = baseline(heads, kv_type, &sequences);
+        assert!(expected.iter().flatten().all(|x| x.is_finite()));
+        for poison in [0.0, -0.0, 6e4, f32::INFINITY, f32::NEG_INFINITY] {
+            for block_size in [5, 32, 64] {
+                assert_same(&Setup { poison, block_size, ..setup.clone() }, &sequences, &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn values_are_stored_where_the_layout_says() {
+    let heads = Heads { kv_heads: 2, group: 1, head_dim: 3 };
+    let steps = vec![];
+    let setup = Setup { heads, kv_type: KvType::F16, block_size: 4, poison: f32::NAN, steps };
+    let mut rng = TestRng::new(10);
+    for rows in [1, 5, 2000] {
+        let sequence = Sequence::random(&mut rng, rows, heads);
+        let (mut kv, _) = setup.cache(std::slice::from_ref(&sequence));
+        // Slots in descending order: rows of a block need not be neighbours.
+        let slot_mapping: Vec<Slot> = (0..rows as u32).rev().map(|row| Slot(row + 2)).collect();
+        let batch = ForwardBatch { slot_mapping: slot_mapping.clone(), ..Default::default() };
+        for_each_ctx(|ctx| {
+            write_kv(ctx, &mut kv, 1, &sequence.k, &sequence.v, &batch);
+            let LayerKv::F16(stored) = kv.layer(1) else { panic!("an f16 cache") };
+            for (row, slot) in slot_mapping.iter().enumerate() {
+                let (block, place) = (slot.0 as usize / 4, slot.0 as usize % 4);
+                for (head, d) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)] {
+                    let from = (row * 2 + head) * 3 + d;
+                    let at = (block * 2 + head) * 2 * 3 * 4;
+                    assert_eq!(stored[at + d * 4 + place], f16::from_f32(sequence.k[from]).to_bits());
+                    assert_eq!(stored[at + 12 + place * 3 + d], f16::from_f32(sequence.v[from]).to_bits());
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_non_finite_row_spoils_itself_alone() {
+    let mut rng = TestRng::new(11);
+    let heads = Heads { kv_heads: 1, group: 2, head_dim: 16 };
+    let sequences = [20, 20].map(|len| Sequence::random(&mut rng, len, heads));
+    let (setup, expected) = baseline(heads, KvType::F32, &sequences);
+    let [mut bad, good] = sequences;
+    bad.k[10 * 16 + 3] = f32::NAN;
+    let sequences = [bad, good];
+    for_each_ctx(|ctx| {
+        let outs = setup.run(ctx, &sequences);
+        assert_eq!(bits(&outs[0][..10 * 32]), bits(&expected[0][..10 * 32]));
+        assert!(outs[0][10 * 32..].iter().all(|x| x.is_nan()));
+        assert_eq!(bits(&outs[1]), bits(&expected[1]));
+    });
+}
