@@ -82,3 +82,61 @@ pub fn are_sane(logits: &[f32]) -> bool {
     let all_below_infinity = logits.iter().fold(true, |sane, &logit| sane & (logit < f32::INFINITY));
     all_below_infinity && max(logits) > f32::NEG_INFINITY
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A vocabulary with many ties, both zeros and masked tokens.
+    fn logits(len: u32) -> Vec<f32> {
+        let logit = |i: u32| match i.wrapping_mul(2_654_435_761) >> 20 {
+            x if x % 11 == 0 => f32::NEG_INFINITY,
+            x if x % 13 == 0 => -0.0,
+            x => (x % 97) as f32 - 40.0,
+        };
+        (0..len).map(logit).collect()
+    }
+
+    #[test]
+    fn smp_3_select_best_equals_sorting_all() {
+        let mut best = Vec::new();
+        for len in [1, 2, 63, 64, 65, 1000, 32_000] {
+            let logits = logits(len);
+            let mut order: Vec<TokenId> = (0..len).filter(|&id| logits[id as usize] > f32::NEG_INFINITY).collect();
+            order.sort_by(|&a, &b| logits[b as usize].partial_cmp(&logits[a as usize]).unwrap().then(a.cmp(&b)));
+            for count in [1, 2, 31, 32, 33, 500, 1000, 40_000] {
+                select_best(&logits, count, &mut best);
+                let worst = best.last().copied();
+                best.sort_unstable();
+                let ids: Vec<TokenId> = best.iter().map(|&key| id_of(key)).collect();
+                assert_eq!(ids, order[..count.min(order.len())], "{count} of {len}");
+                assert_eq!(worst, best.last().copied(), "the worst is last");
+            }
+        }
+    }
+
+    #[test]
+    fn smp_3_argmax_is_the_first_of_the_order() {
+        for len in 1..200 {
+            let logits = logits(len);
+            let first =
+                (0..len).filter(|&i| logits[i as usize] > f32::NEG_INFINITY).map(|i| key(logits[i as usize], i));
+            assert_eq!(argmax(&logits).map(|(id, _)| id), first.min().map(id_of));
+        }
+    }
+
+    #[test]
+    fn smp_10_sanity_is_seen_at_every_place() {
+        for len in 1..70 {
+            for place in 0..len {
+                for bad in [f32::NAN, f32::INFINITY] {
+                    let mut logits = vec![-1.0; len];
+                    assert!(are_sane(&logits));
+                    logits[place] = bad;
+                    assert!(!are_sane(&logits), "{bad} at {place} of {len}");
+                }
+            }
+            assert!(!are_sane(&vec![f32::NEG_INFINITY; len]));
+        }
+    }
+}

@@ -60,6 +60,10 @@ mod tests {
     fn smp_8_uniform_uses_seed_index_and_position() {
         // 53 upper bits of 0xe169c58d_6627e8d5.
         assert_eq!(uniform(0, 0, 0), (0xe169_c58d_6627_e8d5_u64 >> 11) as f64 / 9_007_199_254_740_992.0);
+        // Computed by a separate program.
+        assert_eq!(uniform(42, 0, 1), 0.32706338120338474);
+        assert_eq!(uniform(42, 3, 17), 0.8003238603098947);
+        assert_eq!(uniform(0x0123_4567_89ab_cdef, 0, 5), 0.8164730405764183);
         let base = uniform(7, 1, 5);
         assert!(base != uniform(8, 1, 5) && base != uniform(7, 2, 5) && base != uniform(7, 1, 6));
         assert!(base != uniform(7 + (1 << 32), 1, 5), "the high word of the seed counts");

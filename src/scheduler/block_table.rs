@@ -3,7 +3,7 @@
 use super::BlockPool;
 use crate::types::{BlockId, Slot};
 
-/// The blocks a sequence holds, in position order. Position `p` is in block `p / block_size` at offset `p % block_size`.
+/// The blocks a sequence holds, in position order: position `p` is in block `p / block_size`, at `p % block_size`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockTable {
     blocks: Vec<BlockId>,

@@ -1,4 +1,4 @@
-//! The properties of the scheduler's state that hold after every call. Ids as in `specs/scheduler.md`.
+//! The properties of the scheduler's state that hold between steps. Ids as in `specs/scheduler.md`.
 
 use super::{BlockPool, SchedulerConfig, Sequence};
 use crate::types::BlockId;
@@ -42,10 +42,9 @@ fn check_sequences(config: &SchedulerConfig, running: &[Sequence], waiting: &Vec
         let (id, known, computed) = (sequence.id(), sequence.num_tokens(), sequence.num_computed_tokens());
         assert!(computed < known, "SCH-4: {id:?} has {computed} of {known} tokens computed");
         assert!(known <= sequence.max_len(), "SCH-4: {id:?} knows {known} tokens");
-        assert!(computed <= sequence.block_table().capacity(), "SCH-4: {id:?} has tokens without a block");
-        // Between plan and commit the table runs ahead, by the tokens of the step.
-        let most = known.div_ceil(config.block_size) as usize;
-        assert!(sequence.block_table().blocks().len() <= most, "SCH-4: {id:?} hoards blocks");
+        // Between plan and commit the table runs ahead by the tokens of the step; this is called after commit.
+        let (held, needed) = (sequence.block_table().blocks().len(), computed.div_ceil(config.block_size));
+        assert_eq!(held, needed as usize, "SCH-4: {id:?} holds blocks for other than its {computed} tokens");
     }
     for sequence in waiting {
         assert_eq!(sequence.num_computed_tokens(), 0, "SCH-4: {:?} waits with computed tokens", sequence.id());

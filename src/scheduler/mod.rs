@@ -79,8 +79,8 @@ impl SchedulerConfig {
 
 /// All sequences that are not finished, and the blocks they hold.
 ///
-/// `running` followed by `waiting` is always in order of arrival: sequences are admitted from the front of `waiting`, and
-/// the preempted ones, youngest first, go back there.
+/// `running` followed by `waiting` is always in order of arrival: sequences are admitted from the front of `waiting`,
+/// and the preempted ones, youngest first, go back there.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
@@ -104,7 +104,7 @@ impl Scheduler {
         })
     }
 
-    /// Queues a sequence behind all others. Errors when `prompt + max_tokens`, capped by `max_model_len`, could never fit.
+    /// Queues a sequence behind all others. Errors when `prompt + max_tokens`, capped by `max_model_len`, can never fit.
     ///
     /// # Panics
     /// When `prompt` is empty or fills the context, `max_tokens` is 0, or `id` is alive: the caller checks these.
@@ -124,8 +124,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Decides the next step and allocates its blocks. `plan` is overwritten; it holds until the next call of any
-    /// other method that takes `&mut self`, and [`Scheduler::commit`] is to follow.
+    /// Decides the next step and allocates its blocks. `plan` is overwritten; [`Scheduler::commit`] is to follow before
+    /// any other method that takes `&mut self`.
     pub fn plan(&mut self, plan: &mut StepPlan) {
         plan.clear();
         let mut budget = self.config.max_num_batched_tokens;
@@ -147,7 +147,7 @@ impl Scheduler {
         }
     }
 
-    /// Records that `plan` was computed. `outcomes` has one entry for each scheduled sequence that samples, in plan order.
+    /// Records that `plan` was computed. `outcomes` has an entry for each sequence that samples, in plan order.
     ///
     /// # Panics
     /// When `plan` is not the last one made, or `outcomes` has another length.

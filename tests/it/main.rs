@@ -2,7 +2,10 @@
 
 mod corpus;
 mod engine;
+mod exhaustive;
 mod golden;
+mod sampling;
+mod simulation;
 mod support;
 mod tidy;
 mod tokenizers;

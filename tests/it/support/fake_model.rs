@@ -138,7 +138,7 @@ pub fn fake_engine_with(scheduler: SchedulerConfig, eog_ids: Vec<TokenId>, model
 }
 
 /// The smallest cache of these limits: the fake model keeps its own memory.
-fn unused_kv_cache(scheduler: &SchedulerConfig) -> KvCache {
+pub fn unused_kv_cache(scheduler: &SchedulerConfig) -> KvCache {
     let block_size = scheduler.block_size as usize;
     let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 1, block_size, kv_type: KvType::F16 };
     KvCache::new(shape, scheduler.num_blocks as usize).expect("a small cache")

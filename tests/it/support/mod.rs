@@ -1,3 +1,4 @@
 //! What several topics share.
 
 pub mod fake_model;
+pub mod random;
