@@ -1,11 +1,193 @@
-//! `bench_engine`.
+//! `bench engine`: the engine without server or text; prints the columns of llama-batched-bench.
+//!
+//! For each batch size B: *prefill* is the time from an idle engine to the first token of all B prompts (each sequence
+//! asks for one token); *decode* is the time of N steps in which all B sequences are past their prompt. Prompts are
+//! distinct random tokens.
 
 use super::error::CliError;
+use super::model_args::{EngineLimits, LoadedEngine, ModelArgs, load};
+use crate::engine::request::{NewSequence, Stage};
+use crate::sampling::params::{SamplingParams, SequenceParams, StopParams};
+use crate::types::{SeqId, TokenId};
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Instant;
 
 #[derive(clap::Args)]
-pub struct BenchEngineArgs {}
+pub struct BenchEngineArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Prompt tokens of a sequence.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pp: u32,
+    /// Tokens to generate for a sequence.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    tg: u32,
+    /// Sequences decoded together.
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,4,16,32",
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: Vec<u32>,
+    /// Most rows (tokens) in a step.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    max_num_batched_tokens: u32,
+    /// Write one JSON object a line instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Times of one batch size, in seconds.
+struct Row {
+    pp: u32,
+    tg: u32,
+    batch: u32,
+    prefill_s: f64,
+    decode_s: f64,
+}
 
 /// Runs the command.
-pub fn run(_args: BenchEngineArgs) -> Result<(), CliError> {
-    Err(CliError::Internal("not written yet".into()))
+pub fn run(args: BenchEngineArgs) -> Result<(), CliError> {
+    let largest = args.batch.iter().copied().max().unwrap_or(1);
+    let limits = EngineLimits {
+        max_num_seqs: largest,
+        max_num_batched_tokens: args.max_num_batched_tokens,
+        default_max_model_len: Some(longest(&args)),
+    };
+    let mut loaded = load(&args.model, limits)?;
+    warm_up(&mut loaded)?;
+    if !args.json {
+        write_line(
+            "|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |",
+        )?;
+        write_line(
+            "|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|",
+        )?;
+    }
+    for batch in &args.batch {
+        let row = measure(&mut loaded, *batch, &args)?;
+        write_line(&if args.json { row.json() } else { row.table() })?;
+    }
+    Ok(())
+}
+
+/// Tokens of the longest sequence: while the last prompts are computed, the first sequences already decode.
+fn longest(args: &BenchEngineArgs) -> u32 {
+    args.pp.saturating_add(max_tokens(args))
+}
+
+fn max_tokens(args: &BenchEngineArgs) -> u32 {
+    args.tg.saturating_add(args.pp).saturating_add(16)
+}
+
+fn write_line(line: &str) -> Result<(), CliError> {
+    writeln!(std::io::stdout(), "{line}").map_err(|e| CliError::Io(format!("stdout: {e}")))
+}
+
+/// Touches every weight and buffer once.
+fn warm_up(loaded: &mut LoadedEngine) -> Result<(), CliError> {
+    submit(loaded, 1, 8, 2)?;
+    while loaded.engine.has_work() {
+        check(loaded.engine.step())?;
+    }
+    Ok(())
+}
+
+/// Submits `batch` sequences of distinct random prompts; ids start at 0.
+fn submit(loaded: &mut LoadedEngine, batch: u32, prompt_tokens: u32, max_tokens: u32) -> Result<(), CliError> {
+    let params = Arc::new(SequenceParams {
+        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+        stopping: StopParams { max_tokens, ignore_eos: true, ..StopParams::default() },
+        logprobs: None,
+    });
+    let vocab_size = u64::from(loaded.info.vocab_size);
+    for index in 0..batch {
+        let prompt: Vec<TokenId> =
+            (0..prompt_tokens).map(|i| (mix(u64::from(index) << 32 | u64::from(i)) % vocab_size) as TokenId).collect();
+        let sequence = NewSequence { prompt: prompt.into(), params: Arc::clone(&params), index: 0 };
+        let refused = |e| CliError::Config(format!("--batch {batch}: {e}"));
+        loaded.engine.submit(SeqId(u64::from(index)), sequence).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// A fixed scramble of 64 bits (the finaliser of splitmix64, Steele et al. 2014).
+fn mix(value: u64) -> u64 {
+    let z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn check(report: &crate::engine::StepReport) -> Result<(), CliError> {
+    match report.outputs.iter().find_map(|o| o.result.as_ref().err()) {
+        Some(error) => Err(CliError::Internal(error.to_string())),
+        None => Ok(()),
+    }
+}
+
+fn measure(loaded: &mut LoadedEngine, batch: u32, args: &BenchEngineArgs) -> Result<Row, CliError> {
+    submit(loaded, batch, args.pp, 1)?;
+    let started = Instant::now();
+    while loaded.engine.has_work() {
+        check(loaded.engine.step())?;
+    }
+    let prefill_s = started.elapsed().as_secs_f64();
+
+    submit(loaded, batch, args.pp, max_tokens(args))?;
+    let decoding =
+        |loaded: &LoadedEngine| (0..batch).all(|id| loaded.engine.stage(SeqId(u64::from(id))) == Some(Stage::Decode));
+    while !decoding(loaded) {
+        check(loaded.engine.step())?;
+    }
+    let started = Instant::now();
+    for _ in 0..args.tg {
+        let report = loaded.engine.step();
+        check(report)?;
+        if report.num_sequences != batch {
+            let n = report.num_sequences;
+            return Err(CliError::Config(format!("--kv-cache: too small, {n} of {batch} sequences fit a step")));
+        }
+    }
+    let decode_s = started.elapsed().as_secs_f64();
+    for id in 0..batch {
+        loaded.engine.abort(SeqId(u64::from(id)));
+    }
+    Ok(Row { pp: args.pp, tg: args.tg, batch, prefill_s, decode_s })
+}
+
+impl Row {
+    /// Tokens of all prompts, of all completions, and of both.
+    fn tokens(&self) -> (f64, f64, f64) {
+        let (pp, tg) = (f64::from(self.pp * self.batch), f64::from(self.tg * self.batch));
+        (pp, tg, pp + tg)
+    }
+
+    fn table(&self) -> String {
+        let (pp, tg, all) = self.tokens();
+        let total = self.prefill_s + self.decode_s;
+        format!(
+            "| {:5} | {:6} | {:4} | {:6} | {:8.3} | {:8.2} | {:8.3} | {:8.2} | {:8.3} | {:8.2} |",
+            self.pp,
+            self.tg,
+            self.batch,
+            all,
+            self.prefill_s,
+            pp / self.prefill_s,
+            self.decode_s,
+            tg / self.decode_s,
+            total,
+            all / total
+        )
+    }
+
+    fn json(&self) -> String {
+        let (pp, tg, all) = self.tokens();
+        let total = self.prefill_s + self.decode_s;
+        serde_json::json!({
+            "pp": self.pp, "tg": self.tg, "pl": self.batch, "n_kv": all,
+            "t_pp": self.prefill_s, "speed_pp": pp / self.prefill_s,
+            "t_tg": self.decode_s, "speed_tg": tg / self.decode_s,
+            "t": total, "speed": all / total,
+        })
+        .to_string()
+    }
 }

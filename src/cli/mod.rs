@@ -1,12 +1,15 @@
 //! The command line: one file a command.
 
 pub mod bench_engine;
+pub mod byte_size;
 pub mod error;
 pub mod generate;
 pub mod inspect;
+pub mod memory;
 pub mod model_args;
 pub mod output;
 pub mod perplexity;
+pub mod progress;
 pub mod serve;
 pub mod synth;
 pub mod tokenize;

@@ -1,1 +1,235 @@
-//! `model_args`.
+//! The flags of every command that runs a model, and loading what they name.
+
+use super::byte_size::ByteSize;
+use super::error::CliError;
+use super::memory;
+use crate::engine::{Engine, EngineConfig};
+use crate::gguf::{GgufError, ModelFile, TensorInfo};
+use crate::kernels::Isa;
+use crate::kv_cache::{KvCache, KvCacheError, KvShape, KvType};
+use crate::model::config::ModelConfig;
+use crate::model::llama::LlamaModel;
+use crate::model::weights::Weights;
+use crate::model::workspace::Workspace;
+use crate::ops::pool::Pool;
+use crate::scheduler::SchedulerConfig;
+use crate::text::Tokenizer;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Which model to run and how.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// Model file (GGUF); the first file of a split model.
+    #[arg(long, env = "LLORCH_MODEL", value_name = "PATH")]
+    pub model: Option<PathBuf>,
+    /// Worker threads [default: the cores this process may use].
+    #[arg(long, env = "LLORCH_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Instruction-set path: auto, scalar, avx2, avx512.
+    #[arg(long, env = "LLORCH_ISA", value_name = "PATH", default_value = "auto")]
+    pub isa: String,
+    /// Memory of the KV cache, such as 512MiB or 2GiB [default: what the machine or its cgroup leaves, within reason].
+    #[arg(long, env = "LLORCH_KV_CACHE", value_name = "SIZE")]
+    pub kv_cache: Option<ByteSize>,
+    /// Type of the cached K and V: f16 or f32.
+    #[arg(long, env = "LLORCH_KV_TYPE", value_name = "TYPE", default_value = "f16")]
+    pub kv_type: String,
+    /// Tokens in a KV block.
+    #[arg(long, env = "LLORCH_BLOCK_SIZE", value_name = "N", default_value_t = 32,
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub block_size: u32,
+    /// Longest sequence, prompt and completion [default: the model's context].
+    #[arg(long, env = "LLORCH_MAX_MODEL_LEN", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_model_len: Option<u32>,
+}
+
+/// What a step may hold; each command has its own.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineLimits {
+    /// Sequences in a step.
+    pub max_num_seqs: u32,
+    /// Rows (tokens) in a step.
+    pub max_num_batched_tokens: u32,
+    /// Longest sequence where `--max-model-len` is absent; the model's context where this is `None` or longer.
+    pub default_max_model_len: Option<u32>,
+}
+
+/// Facts about a loaded model, for messages and for `GetModelInfo`.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    pub name: String,
+    pub architecture: String,
+    /// Type of most of the weights, such as `Q8_0`.
+    pub file_type: String,
+    pub context_length: u32,
+    pub max_model_len: u32,
+    pub vocab_size: u32,
+    pub parameters: u64,
+    /// Lower-case hexadecimal SHA-256 of the file's header.
+    pub header_sha256: String,
+    pub threads: u32,
+    pub isa: &'static str,
+    pub kv_type: String,
+    pub kv_cache_bytes: u64,
+    pub weights_bytes: u64,
+}
+
+/// A model ready to step.
+pub struct LoadedEngine {
+    pub engine: Engine<LlamaModel>,
+    pub tokenizer: Arc<Tokenizer>,
+    pub info: ModelInfo,
+}
+
+/// A model without a scheduler: for commands that run the forward pass directly.
+pub struct LoadedModel {
+    pub file: ModelFile,
+    pub config: ModelConfig,
+    pub weights: Weights,
+    pub tokenizer: Arc<Tokenizer>,
+    pub pool: Arc<Pool>,
+    pub isa: Isa,
+    pub kv_type: KvType,
+}
+
+/// Opens the file, checks the flags, and packs the weights.
+pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
+    let isa: Isa = args.isa.parse().map_err(|e: crate::kernels::IsaError| CliError::Config(e.to_string()))?;
+    let kv_type: KvType = args.kv_type.parse().map_err(|e: KvCacheError| CliError::Config(e.to_string()))?;
+    let path = args.model.as_deref().ok_or_else(|| CliError::Usage("--model PATH is required".into()))?;
+    let file = ModelFile::open(path).map_err(|e| gguf_error(path, &e))?;
+    let bad_data = |e: String| CliError::BadData(format!("{}: {e}", path.display()));
+    let config = ModelConfig::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
+    let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
+    let threads = args.threads.map_or_else(default_threads, usize::from);
+    let pool = Pool::new(threads).map_err(|e| CliError::Config(format!("--threads {threads}: {e}")))?;
+    let mut bar = super::progress::Bar::new(file.file_bytes(), "loading");
+    let weights = Weights::load(&file, &config, &mut |done| bar.set(done)).map_err(|e| bad_data(e.to_string()))?;
+    bar.finish();
+    if weights.token_embd.n() != tokenizer.vocab_size() {
+        return Err(bad_data(format!(
+            "tensor token_embd.weight has {} rows, key tokenizer.ggml.tokens {} entries",
+            weights.token_embd.n(),
+            tokenizer.vocab_size()
+        )));
+    }
+    Ok(LoadedModel { file, config, weights, tokenizer: Arc::new(tokenizer), pool: Arc::new(pool), isa, kv_type })
+}
+
+/// Loads a model and builds an engine with a KV pool for it.
+pub fn load(args: &ModelArgs, limits: EngineLimits) -> Result<LoadedEngine, CliError> {
+    let loaded = load_model(args)?;
+    let max_model_len = max_model_len(args, limits, loaded.config.context_length)?;
+    let kv_cache = kv_cache(args, limits, max_model_len, &loaded)?;
+    let info = model_info(args, max_model_len, &loaded, &kv_cache);
+    let scheduler = SchedulerConfig {
+        max_num_seqs: limits.max_num_seqs,
+        max_num_batched_tokens: limits.max_num_batched_tokens,
+        num_blocks: kv_cache.num_blocks() as u32,
+        block_size: args.block_size,
+        max_model_len,
+    };
+    let eog_ids = loaded.tokenizer.eog_ids().to_vec();
+    let model = LlamaModel::new(
+        loaded.config,
+        loaded.weights,
+        Arc::clone(&loaded.pool),
+        loaded.isa,
+        limits.max_num_batched_tokens as usize,
+        limits.logits_rows(),
+    );
+    let engine = Engine::new(EngineConfig { scheduler, eog_ids }, model, kv_cache, loaded.pool)
+        .map_err(|e| CliError::Config(e.to_string()))?;
+    Ok(LoadedEngine { engine, tokenizer: loaded.tokenizer, info })
+}
+
+impl EngineLimits {
+    /// Rows of a step that can sample: one a sequence.
+    fn logits_rows(self) -> usize {
+        self.max_num_seqs.min(self.max_num_batched_tokens) as usize
+    }
+}
+
+fn max_model_len(args: &ModelArgs, limits: EngineLimits, context_length: u32) -> Result<u32, CliError> {
+    match args.max_model_len {
+        Some(len) if len > context_length => {
+            Err(CliError::Config(format!("--max-model-len {len}: the model's context is {context_length}")))
+        }
+        Some(len) => Ok(len),
+        None => Ok(limits.default_max_model_len.unwrap_or(u32::MAX).min(context_length)),
+    }
+}
+
+/// Plans and allocates the pool. The weights are already in memory, so what is free now is free for it.
+fn kv_cache(
+    args: &ModelArgs,
+    limits: EngineLimits,
+    max_model_len: u32,
+    loaded: &LoadedModel,
+) -> Result<KvCache, CliError> {
+    let config = &loaded.config;
+    let shape = KvShape {
+        layers: config.num_layers,
+        kv_heads: config.num_kv_heads,
+        head_dim: config.head_dim,
+        block_size: args.block_size as usize,
+        kv_type: loaded.kv_type,
+    };
+    let bad_cache = |e: KvCacheError| CliError::Config(format!("--kv-cache: {e}"));
+    let plan = memory::KvPlan {
+        block_bytes: shape.block_bytes().map_err(bad_cache)?,
+        block_size: args.block_size,
+        max_model_len,
+        max_num_seqs: limits.max_num_seqs,
+        reserved_bytes: Workspace::bytes(
+            config,
+            loaded.weights.token_embd.n(),
+            limits.max_num_batched_tokens as usize,
+            limits.logits_rows(),
+        ),
+    };
+    KvCache::new(shape, plan.num_blocks(args.kv_cache)?).map_err(bad_cache)
+}
+
+fn model_info(args: &ModelArgs, max_model_len: u32, loaded: &LoadedModel, kv_cache: &KvCache) -> ModelInfo {
+    ModelInfo {
+        name: loaded.config.name.clone(),
+        architecture: loaded.config.architecture.clone(),
+        file_type: main_type(&loaded.file),
+        context_length: loaded.config.context_length,
+        max_model_len,
+        vocab_size: loaded.weights.token_embd.n() as u32,
+        parameters: loaded.file.tensors().map(TensorInfo::num_elements).sum(),
+        header_sha256: loaded.file.header_sha256(),
+        threads: loaded.pool.threads() as u32,
+        isa: loaded.isa.name(),
+        kv_type: args.kv_type.clone(),
+        kv_cache_bytes: kv_cache.bytes(),
+        weights_bytes: loaded.weights.bytes(),
+    }
+}
+
+/// Cores this process may use: its affinity and its cgroup's quota count.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// The type that holds most of the file's elements.
+fn main_type(file: &ModelFile) -> String {
+    let mut elements = std::collections::BTreeMap::<String, u64>::new();
+    for tensor in file.tensors() {
+        *elements.entry(tensor.type_name().into()).or_default() += tensor.num_elements();
+    }
+    elements.into_iter().max_by_key(|(_, n)| *n).map_or_else(|| "none".into(), |(name, _)| name)
+}
+
+/// The exit code that fits what went wrong with a model file.
+pub fn gguf_error(path: &Path, error: &GgufError) -> CliError {
+    let text = format!("{}: {error}", path.display());
+    match error.exit_kind() {
+        crate::gguf::ExitKind::BadData => CliError::BadData(text),
+        crate::gguf::ExitKind::CannotOpen => CliError::CannotOpen(text),
+        crate::gguf::ExitKind::Io => CliError::Io(text),
+    }
+}

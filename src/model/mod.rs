@@ -1,6 +1,9 @@
 //! Models: a forward pass over a batch of rows from many sequences.
 
 pub mod config;
+pub mod llama;
+pub mod weights;
+pub mod workspace;
 
 use crate::kv_cache::KvCache;
 pub use crate::types::ForwardBatch;

@@ -4,6 +4,9 @@ use super::data::{self, TokenizerData};
 use super::error::TokenizerError;
 use crate::gguf::metadata::Metadata;
 
+/// What converters write for a special token that the vocabulary lacks (-1 as 32 bits).
+const UNSET: u32 = u32::MAX;
+
 impl TokenizerData {
     /// Reads every key that is there. Nothing is checked but the types of the values.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, TokenizerError> {
@@ -11,7 +14,7 @@ impl TokenizerData {
         let tokens = strings(metadata, data::TOKENS)?.ok_or(TokenizerError::MissingKey { key: data::TOKENS })?;
         let mut special_ids = Vec::new();
         for key in data::SPECIAL_KEYS {
-            if let Some(id) = metadata.u32(key)? {
+            if let Some(id) = metadata.u32(key)?.filter(|id| *id != UNSET) {
                 special_ids.push((key, id));
             }
         }

@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one module a topic.
 
+mod bad_model;
 mod corpus;
 mod engine;
 mod exhaustive;
@@ -9,3 +10,4 @@ mod simulation;
 mod support;
 mod tidy;
 mod tokenizers;
+mod transparency;

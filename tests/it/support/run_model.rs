@@ -1,0 +1,107 @@
+//! Small real models for tests: built from a seed, loaded through the same path as a file.
+
+use llorch_cpud::gguf::ModelFile;
+use llorch_cpud::gguf::test_model::TestModel;
+use llorch_cpud::kernels::Isa;
+use llorch_cpud::kv_cache::{KvCache, KvShape, KvType};
+use llorch_cpud::model::config::ModelConfig;
+use llorch_cpud::model::llama::LlamaModel;
+use llorch_cpud::model::weights::Weights;
+use llorch_cpud::model::{ForwardBatch, Model};
+use llorch_cpud::ops::pool::Pool;
+use llorch_cpud::quant::WeightType;
+use llorch_cpud::types::{BlockId, Slot, TokenId};
+use std::sync::Arc;
+
+/// The kind of a small model.
+#[derive(Clone, Copy, Debug)]
+pub struct TinyModel {
+    pub weight_type: WeightType,
+    pub kv_type: KvType,
+    pub seed: u64,
+}
+
+impl Default for TinyModel {
+    fn default() -> Self {
+        Self { weight_type: WeightType::F32, kv_type: KvType::F32, seed: 1 }
+    }
+}
+
+/// A model with its cache and threads.
+pub struct Built {
+    pub model: LlamaModel,
+    pub kv_cache: KvCache,
+    pub pool: Arc<Pool>,
+}
+
+/// Builds a two-layer model with grouped-query attention.
+pub fn build(
+    tiny: &TinyModel,
+    isa: Isa,
+    threads: usize,
+    max_rows: usize,
+    max_logits_rows: usize,
+    num_blocks: usize,
+    block_size: usize,
+) -> Built {
+    let spec = TestModel {
+        hidden: 64,
+        ffn: 96,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        vocab: 300,
+        context: 128,
+        weight_type: tiny.weight_type,
+        seed: tiny.seed,
+        ..TestModel::default()
+    };
+    load(spec.build(), tiny.kv_type, isa, threads, max_rows, max_logits_rows, num_blocks, block_size)
+}
+
+/// Loads the bytes of a model file.
+#[expect(clippy::too_many_arguments, reason = "a test names each circumstance")]
+pub fn load(
+    bytes: Vec<u8>,
+    kv_type: KvType,
+    isa: Isa,
+    threads: usize,
+    max_rows: usize,
+    max_logits_rows: usize,
+    num_blocks: usize,
+    block_size: usize,
+) -> Built {
+    let file = ModelFile::from_bytes(bytes).expect("the built file parses");
+    let config = ModelConfig::from_metadata(file.metadata()).expect("the built keys are good");
+    let weights = Weights::load(&file, &config, &mut |_| {}).expect("the built tensors fit the keys");
+    let pool = Arc::new(Pool::new(threads).expect("threads start"));
+    let shape = KvShape {
+        layers: config.num_layers,
+        kv_heads: config.num_kv_heads,
+        head_dim: config.head_dim,
+        block_size,
+        kv_type,
+    };
+    let kv_cache = KvCache::new(shape, num_blocks).expect("the pool fits");
+    let model = LlamaModel::new(config, weights, Arc::clone(&pool), isa, max_rows, max_logits_rows);
+    Built { model, kv_cache, pool }
+}
+
+/// Logits after every position of `tokens`, `[len, vocab]`, in one pass.
+pub fn logits_at_every_position(built: &mut Built, tokens: &[TokenId]) -> Vec<f32> {
+    let block_size = built.kv_cache.block_size();
+    let len = tokens.len() as u32;
+    let blocks = len.div_ceil(block_size as u32);
+    let batch = ForwardBatch {
+        token_ids: tokens.to_vec(),
+        positions: (0..len).collect(),
+        slot_mapping: (0..len).map(Slot).collect(),
+        query_start_loc: vec![0, len],
+        seq_lens: vec![len],
+        block_tables: (0..blocks).map(BlockId).collect(),
+        block_table_start: vec![0, blocks],
+        logits_rows: (0..len).collect(),
+    };
+    built.model.forward(&batch, &mut built.kv_cache).to_vec()
+}
