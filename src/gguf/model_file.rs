@@ -232,6 +232,11 @@ fn read_header(file: &File, file_bytes: u64, io_error: &dyn Fn(io::Error) -> Ggu
         match parse::scan(&bytes) {
             Ok(scan) => return Ok(scan.into_header(bytes)),
             Err(GgufError::Truncated { .. }) if length < most => length = most.min(length * 4),
+            // The file goes on, but no header does.
+            Err(GgufError::Truncated { .. }) if length < file_bytes => {
+                let what = "number of bytes before the tensor data".into();
+                return Err(GgufError::Limit { what, value: file_bytes, limit: MAX_HEADER_BYTES });
+            }
             Err(error) => return Err(error),
         }
     }

@@ -1,5 +1,6 @@
 //! Paths that are no model: refused at once, with the path in the message.
 
+use super::bytes::Raw;
 use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::gguf::{ExitKind, ModelFile};
 use std::fs::{self, File};
@@ -83,6 +84,19 @@ fn a_file_shorter_than_its_tensors() {
     assert!(error.to_string().contains("tensor blk.1.ffn_down.weight"), "{error}");
     fs::write(&path, b"").expect("written");
     assert_eq!(ModelFile::open(&path).expect_err("refused").exit_kind(), ExitKind::BadData);
+}
+
+#[test]
+fn a_header_longer_than_any() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("endless.gguf");
+    let head = Raw::new(0, 1).text("general.name").u32(8).u64(1 << 35);
+    fs::write(&path, &head.0).expect("written");
+    if File::options().write(true).open(&path).and_then(|f| f.set_len(1 << 36)).is_err() {
+        return; // The file system has no files of this size.
+    }
+    let error = ModelFile::open(&path).expect_err("refused").to_string();
+    assert!(error.contains("bytes before the tensor data") && error.contains("268435456"), "{error}");
 }
 
 /// A header longer than the first read is read on.
