@@ -267,3 +267,6 @@ impl<'a> Iterator for ByteStrings<'a> {
 }
 
 impl ExactSizeIterator for ByteStrings<'_> {}
+
+#[cfg(test)]
+mod tests;

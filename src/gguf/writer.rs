@@ -249,3 +249,43 @@ impl<W: Write> DataWriter<W> {
 fn invalid(problem: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, problem)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_tensors() -> DataWriter<Vec<u8>> {
+        let mut w = Writer::default();
+        w.tensor("a", &[3], 0).expect("F32");
+        w.tensor("b", &[8], 0).expect("F32");
+        w.begin(Vec::new()).expect("written")
+    }
+
+    #[test]
+    fn tensors_are_padded_to_the_alignment() {
+        let mut data = two_tensors();
+        let header = data.out.len();
+        assert!(header.is_multiple_of(32));
+        for size in [12, 32] {
+            data.begin_tensor().expect("the next");
+            data.write(&vec![7; size]).expect("written");
+        }
+        let bytes = data.finish().expect("complete");
+        assert_eq!(bytes[header..header + 32], [[7; 12].as_slice(), &[0; 20]].concat());
+        assert_eq!(bytes.len(), header + 64);
+    }
+
+    #[test]
+    fn sizes_and_counts_must_be_as_announced() {
+        let mut data = two_tensors();
+        data.begin_tensor().expect("the first");
+        assert!(data.write(&[0; 13]).is_err(), "more bytes than the tensor has");
+        let mut data = two_tensors();
+        data.begin_tensor().expect("the first");
+        data.write(&[0; 11]).expect("fits");
+        assert!(data.begin_tensor().is_err(), "fewer bytes than the tensor has");
+        assert!(two_tensors().finish().is_err(), "fewer tensors than announced");
+        let mut data = Writer::default().begin(Vec::new()).expect("written");
+        assert!(data.begin_tensor().is_err(), "more tensors than announced");
+    }
+}
