@@ -137,6 +137,11 @@ fn a_byte_without_a_token_is_an_error_and_not_left_out() {
     data.tokens[byte_id(b'q') as usize] = "other".into();
     data.token_types.as_mut().unwrap()[byte_id(b'q') as usize] = NORMAL;
     assert_eq!(encode(&data, "q", false, false).last().unwrap(), "<unk>");
+    // One unknown token for the character, not the bytes of it that have tokens as well.
+    let mut data = TokenizerData { add_space_prefix: Some(false), ..spm(&[]) };
+    data.tokens[byte_id(0xa9) as usize] = "other".into();
+    data.token_types.as_mut().unwrap()[byte_id(0xa9) as usize] = NORMAL;
+    assert_eq!(encode(&data, "qé", false, false), ["<0x71>", "<unk>"]);
 }
 
 #[test]
