@@ -104,7 +104,7 @@ impl Scheduler {
         })
     }
 
-    /// Queues a sequence behind all others. Errors when `prompt + max_tokens`, capped by `max_model_len`, can never fit.
+    /// Queues a sequence behind all others. Errors when `prompt + max_tokens`, capped by the context, can never fit.
     ///
     /// # Panics
     /// When `prompt` is empty or fills the context, `max_tokens` is 0, or `id` is alive: the caller checks these.
