@@ -2,7 +2,7 @@ use super::*;
 use crate::ops::tests::{TestRng, bits, for_each_ctx};
 
 #[test]
-fn silu_mul_matches_the_definition_and_every_context_gives_the_same_bits() {
+fn act_1_silu_mul_matches_the_definition_and_every_context_gives_the_same_bits() {
     let mut rng = TestRng::new(3);
     for len in [0, 1, 15, 16, 17, 1000, 50_001] {
         let gate = rng.floats(len, 20.0);

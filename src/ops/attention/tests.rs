@@ -175,7 +175,7 @@ fn assert_same(setup: &Setup, sequences: &[Sequence], expected: &[Vec<f32>]) {
 }
 
 #[test]
-fn attention_matches_the_definition() {
+fn att_1_attention_matches_the_definition() {
     let mut rng = TestRng::new(6);
     let shapes = [(1, 1, 64), (2, 4, 8), (1, 7, 80), (1, 8, 1), (3, 1, 17), (1, 17, 32), (1, 2, 256)];
     for (kv_heads, group, head_dim) in shapes {
@@ -196,7 +196,7 @@ fn attention_matches_the_definition() {
 }
 
 #[test]
-fn paths_threads_and_block_sizes_do_not_change_bits() {
+fn att_2_paths_threads_and_block_sizes_do_not_change_bits() {
     let mut rng = TestRng::new(7);
     for (kv_heads, group, head_dim) in [(1, 4, 64), (1, 7, 80), (2, 8, 8), (1, 3, 17)] {
         let heads = Heads { kv_heads, group, head_dim };
@@ -211,7 +211,7 @@ fn paths_threads_and_block_sizes_do_not_change_bits() {
 }
 
 #[test]
-fn chunks_and_neighbours_do_not_change_bits() {
+fn att_2_chunks_and_neighbours_do_not_change_bits() {
     let mut rng = TestRng::new(8);
     let heads = Heads { kv_heads: 2, group: 3, head_dim: 24 };
     let sequences = [300, 35, 70].map(|len| Sequence::random(&mut rng, len, heads));
@@ -233,7 +233,7 @@ fn chunks_and_neighbours_do_not_change_bits() {
 }
 
 #[test]
-fn what_lies_beyond_the_valid_positions_does_not_matter() {
+fn att_3_what_lies_beyond_the_valid_positions_does_not_matter() {
     let mut rng = TestRng::new(9);
     let heads = Heads { kv_heads: 1, group: 2, head_dim: 16 };
     for kv_type in [KvType::F16, KvType::F32] {
@@ -249,7 +249,7 @@ fn what_lies_beyond_the_valid_positions_does_not_matter() {
 }
 
 #[test]
-fn values_are_stored_where_the_layout_says() {
+fn kv_1_values_are_stored_rounded_where_the_layout_says() {
     let heads = Heads { kv_heads: 2, group: 1, head_dim: 3 };
     let steps = vec![];
     let setup = Setup { heads, kv_type: KvType::F16, block_size: 4, poison: f32::NAN, steps };
@@ -277,7 +277,7 @@ fn values_are_stored_where_the_layout_says() {
 }
 
 #[test]
-fn a_non_finite_row_spoils_itself_alone() {
+fn att_4_a_non_finite_row_spoils_itself_alone() {
     let mut rng = TestRng::new(11);
     let heads = Heads { kv_heads: 1, group: 2, head_dim: 16 };
     let sequences = [20, 20].map(|len| Sequence::random(&mut rng, len, heads));

@@ -12,7 +12,7 @@ fn reference(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
 }
 
 #[test]
-fn rows_match_the_definition_and_every_context_gives_the_same_bits() {
+fn norm_1_rows_match_the_definition_and_every_context_gives_the_same_bits() {
     let mut rng = TestRng::new(1);
     for (rows, width) in [(0, 3), (1, 1), (3, 7), (2, 16), (5, 33), (3, 2048), (40, 1000)] {
         let x = rng.floats(rows * width, 3.0);
@@ -37,7 +37,7 @@ fn rows_match_the_definition_and_every_context_gives_the_same_bits() {
 }
 
 #[test]
-fn a_row_does_not_depend_on_the_others() {
+fn norm_1_a_row_does_not_depend_on_the_others() {
     let mut rng = TestRng::new(2);
     let (rows, width) = (30, 1001);
     let x = rng.floats(rows * width, 1.0);
