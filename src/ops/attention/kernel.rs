@@ -183,12 +183,14 @@ fn soften<L: Lanes>(l: L, scores: &mut [f32; TILE], scale: f32, valid: usize, st
     let valid = [valid, valid.saturating_sub(LANES)];
     let forget = l.splat(f32::NEG_INFINITY);
     let scale = l.splat(scale);
-    let scores = [0, 1].map(|i| l.if_before(valid[i], l.mul(l.load(&stored[i]), scale), forget));
-    let tile_max = l.greatest(l.max(scores[0], scores[1]));
+    let low = l.if_before(valid[0], l.mul(l.load(&stored[0]), scale), forget);
+    let high = l.if_before(valid[1], l.mul(l.load(&stored[1]), scale), forget);
+    let tile_max = l.greatest(l.max(low, high));
     let max = if tile_max > state.max { tile_max } else { state.max };
 
     let shift = l.splat(max);
-    let p = [0, 1].map(|i| l.if_before(valid[i], exp(l, l.sub(scores[i], shift)), l.splat(0.0)));
+    let low = l.if_before(valid[0], exp(l, l.sub(low, shift)), l.splat(0.0));
+    let high = l.if_before(valid[1], exp(l, l.sub(high, shift)), l.splat(0.0));
     let sum = if max > state.max {
         let factor = exp(l, l.sub(l.splat(state.max), shift));
         for out in out.as_chunks_mut::<LANES>().0 {
@@ -199,10 +201,10 @@ fn soften<L: Lanes>(l: L, scores: &mut [f32; TILE], scale: f32, valid: usize, st
         // The factor would be exactly 1.
         l.load(&state.sum)
     };
-    l.store(l.add(sum, l.add(p[0], p[1])), &mut state.sum);
+    l.store(l.add(sum, l.add(low, high)), &mut state.sum);
     state.max = max;
-    l.store(p[0], &mut stored[0]);
-    l.store(p[1], &mut stored[1]);
+    l.store(low, &mut stored[0]);
+    l.store(high, &mut stored[1]);
 }
 
 /// `out[i] += sum over t of p[i][t] * v[t]`: for each dimension one fused chain over the rows of `v`, ascending.
