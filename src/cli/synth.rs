@@ -2,13 +2,13 @@
 
 use super::error::CliError;
 use super::output::model_file_error;
+use super::progress::Bar;
 use crate::gguf::ModelFile;
 use crate::gguf::test_model::TestModel;
 use crate::gguf::writer::Value;
 use crate::quant::WeightType;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fs::{self, File};
-use std::io::{BufWriter, ErrorKind, IsTerminal};
+use std::io::{BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -164,20 +164,15 @@ fn write_whole(out: &Path, model: &TestModel) -> Result<(), CliError> {
 }
 
 fn write_model(file: File, model: &TestModel) -> std::io::Result<()> {
-    let bar = progress_bar(model.tensor_bytes()?);
+    let mut bar = Bar::new(model.tensor_bytes()?, "writing");
+    let mut done = 0;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    model.write_with_progress(&mut out, &mut |bytes| bar.inc(bytes))?;
-    bar.finish_and_clear();
-    Ok(())
-}
-
-/// A bar on stderr where that is a terminal; else nothing.
-fn progress_bar(total_bytes: u64) -> ProgressBar {
-    let terminal = std::io::stderr().is_terminal();
-    let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let style = ProgressStyle::with_template("writing [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}");
-    ProgressBar::with_draw_target(Some(total_bytes), target)
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let written = model.write_with_progress(&mut out, &mut |bytes| {
+        done += bytes;
+        bar.set(done);
+    });
+    bar.finish();
+    written
 }
 
 #[cfg(test)]

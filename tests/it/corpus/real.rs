@@ -3,6 +3,8 @@
 use llorch_cpud::gguf::ModelFile;
 use std::path::PathBuf;
 
+/// The file, or `None` with a line on stderr.
+#[allow(clippy::print_stderr)] // What is left out must be seen in the test log.
 fn open(name: &str) -> Option<ModelFile> {
     let Some(dir) = std::env::var_os("LLORCH_CONFORMANCE_DIR") else {
         eprintln!("NOT TESTED: {name} needs LLORCH_CONFORMANCE_DIR");
