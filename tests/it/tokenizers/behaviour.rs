@@ -1,7 +1,8 @@
 //! Encoding and decoding with small vocabularies; the oracles merge by trying everything.
 
 use super::vocabularies::*;
-use llorch_cpud::text::{EncodeError, TokenizerData};
+use llorch_cpud::gguf::{ModelFile, test_model::TestModel};
+use llorch_cpud::text::{EncodeError, Tokenizer, TokenizerData};
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -219,5 +220,15 @@ proptest! {
             let ids = tokenizer.encode(&text, true, false).unwrap();
             prop_assert_eq!(tokenizer.decode(&ids), text.as_bytes());
         }
+    }
+}
+
+/// Converted models say "no such token" with the largest u32.
+#[test]
+fn an_id_of_minus_one_is_no_token() {
+    for key in ["tokenizer.ggml.padding_token_id", "tokenizer.ggml.seperator_token_id"] {
+        let file = ModelFile::from_bytes(TestModel::default().with_key(key, u32::MAX).build()).expect("a valid file");
+        let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap_or_else(|e| panic!("{key}: {e}"));
+        assert_eq!(tokenizer.eog_ids(), [2]);
     }
 }
