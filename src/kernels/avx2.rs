@@ -1,7 +1,7 @@
 //! The matmul kernels for AVX2, FMA and F16C.
 //!
-//! Origin: those of [`super::avx512`] with half the vector and half the registers, and the abs/sign form of the signed byte
-//! product that ggml made common on AVX2.
+//! Origin: those of [`super::avx512`] with half the vector and half the registers, and the abs/sign form of the signed
+//! byte product that ggml made common on AVX2.
 //!
 //! ```text
 //! for strip of 8·V rows of the panel                  V·C running sums fit the 16 registers
@@ -13,10 +13,11 @@
 //!              |  v0  |  v1  |  v0  |  v1  |      V = 2: two strips of 16 rows
 //! ```
 //!
-//! 1. Few columns take wide strips (V = 4: the whole panel, read once), many columns narrow ones; a segment is in L1 when
-//!    its second strip starts.
-//! 2. `vpmaddubsw` saturates at 16 bits: 255 · 127 · 2 would, so the stored weight + 128 is made signed again (xor 128) and
-//!    multiplied as |w| (at most 128) times x with w's sign: 128 · 127 · 2 = 32512 fits. x is never -128, so its negation is exact.
+//! 1. Few columns take wide strips (V = 4: the whole panel, read once), many columns narrow ones; a segment is in L1
+//!    when its second strip starts.
+//! 2. `vpmaddubsw` saturates at 16 bits: 255 · 127 · 2 would, so the stored weight + 128 is made signed again (xor 128)
+//!    and multiplied as |w| (at most 128) times x with w's sign: 128 · 127 · 2 = 32512 fits. x is never -128, so its
+//!    negation is exact.
 //! 3. Prefetch and interleaved columns as in AVX-512. The start value -128 · Σx is not needed here.
 #![allow(unsafe_code)]
 
@@ -31,7 +32,8 @@ const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
 
-/// Evaluates `$call` with the constants `$C`, the number of columns, and `$V`, the vectors of a strip, for the listed pairs.
+/// Evaluates `$call` with the constants `$C`, the number of columns, and `$V`, the vectors of a strip, for the listed
+/// pairs.
 macro_rules! with_columns {
     ($columns:expr, ($C:ident, $V:ident) in [$($c:literal $v:literal),*], $call:expr) => {
         match $columns {

@@ -1,27 +1,27 @@
 //! The matmul kernels for AVX-512 (F, BW, DQ, VL, VNNI).
 //!
-//! Origin: the rows-in-lanes layout that oneDNN and others pack weights into, with the running sums of up to 12 (float) or 6
-//! (Q8_0) activation columns in registers, each column one f32 chain per output as MM-3 demands.
+//! Origin: the rows-in-lanes layout that oneDNN and others pack weights into, with the running sums of up to 12 (float)
+//! or 6 (Q8_0) activation columns in registers, each column one f32 chain per output as MM-3 demands.
 //!
 //! ```text
 //! float:  for k ascending                               Q8_0:  for block of 32 k ascending
 //!           w = 2 vectors of 16 rows, widened                    dot[c] = start[c]                  -128 * sum of x
 //!           for c: acc[c] += w * broadcast(x[k][c])              for group of 4 k: w = 2 vectors of 16 rows x 4 bytes
 //!                                                                  for c: dot[c] += w . broadcast(4 bytes of x[c])
-//!                                                                for c: acc[c] += float(dot[c]) * (dw * broadcast(dx[c]))
+//!                                              for c: acc[c] += float(dot[c]) * (dw * broadcast(dx[c]))
 //!
 //!           row 0      row 1          row 15   | row 16          row 31
-//! Q8_0    [k0 k1 k2 k3|k0 k1 k2 k3|...|k0..k3] | [k0..k3|  ... |k0..k3]     2 lines a group, 8 groups, then 32 f16 scales
+//! Q8_0    [k0 k1 k2 k3|k0 k1 k2 k3|...|k0..k3] | [k0..k3|  ... |k0..k3]   2 lines a group, 8 groups, 32 f16 scales
 //! BF16    [k0 k1      |k0 k1      |...|k0  k1] | [k0  k1|  ... |k0  k1]     2 lines for 2 k
 //! ```
 //!
 //! 1. 32 rows a column: each broadcast feeds two instructions, which keeps the load ports below the arithmetic.
-//! 2. `vpdpbusd` multiplies unsigned by signed bytes. The weights are stored plus 128; starting from -128 · Σx takes that
-//!    out again at no cost. The sums are exact integers, so the order inside a block is free.
+//! 2. `vpdpbusd` multiplies unsigned by signed bytes. The weights are stored plus 128; starting from -128 · Σx takes
+//!    that out again at no cost. The sums are exact integers, so the order inside a block is free.
 //! 3. The columns of a tile are interleaved word by word: one activation stream, constant offsets, no two columns that
 //!    fall into the same cache set.
-//! 4. While a segment computes from L1, the next one is prefetched, a few lines every step. With several tiles the segment
-//!    is in L1 for all but the first, and each prefetches its share.
+//! 4. While a segment computes from L1, the next one is prefetched, a few lines every step. With several tiles the
+//!    segment is in L1 for all but the first, and each prefetches its share.
 //! 5. A BF16 pair is one 32-bit lane: even k is a shift left, odd k a mask.
 #![allow(unsafe_code)]
 

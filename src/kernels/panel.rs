@@ -1,7 +1,7 @@
 //! The packed form of a weight matrix as the kernels read it, and the one entry to the matmul kernels.
 //!
-//! A *panel* holds 32 output rows with the rows in SIMD lanes: one vector load brings the same `k` of neighbouring rows, so
-//! an output never needs a horizontal sum and K is walked in order, for one column of activations as for many.
+//! A *panel* holds 32 output rows with the rows in SIMD lanes: one vector load brings the same `k` of neighbouring
+//! rows, so an output never needs a horizontal sum and K is walked in order, for one column of activations as for many.
 //! All paths read the same bytes. A [`Line`] is 64 bytes; along K a panel is a sequence of:
 //!
 //! ```text
@@ -12,8 +12,8 @@
 //!                         1 line    [32 rows] f16 scales
 //! ```
 //!
-//! Activations come in *tiles* of up to [`tile_columns`] rows of `x`, which are columns here, interleaved so that a kernel
-//! reads one stream. `C` is the number of columns of the tile:
+//! Activations come in *tiles* of up to [`tile_columns`] rows of `x`, which are columns here, interleaved so that a
+//! kernel reads one stream. `C` is the number of columns of the tile:
 //!
 //! ```text
 //! float for each k        C words   [C] f32
@@ -79,10 +79,11 @@ pub const fn panel_lines(ty: WeightType, k: usize) -> usize {
     }
 }
 
-/// Adds the products of `segment`, which covers `k` elements, to the running sums `acc`: `[C][32]`, C the tile's columns.
+/// Adds the products of `segment`, which covers `k` elements, to the running sums `acc`: `[C][32]`, C the tile's
+/// columns.
 ///
-/// The sums of a whole K are those of its segments in ascending order, the first on zeroed `acc`. Every segment but the last
-/// covers a multiple of 32 elements.
+/// The sums of a whole K are those of its segments in ascending order, the first on zeroed `acc`. Every segment but the
+/// last covers a multiple of 32 elements.
 ///
 /// # Panics
 /// If the lengths do not fit each other.

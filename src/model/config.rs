@@ -139,7 +139,8 @@ impl Keys<'_> {
         Ok(value as usize)
     }
 
-    /// `attention.key_length` where present, else the hidden size shared out among the heads. K and V heads have one size.
+    /// `attention.key_length` where present, else the hidden size shared out among the heads. K and V heads have one
+    /// size.
     fn head_dim(&self, hidden_size: usize, num_heads: usize) -> Result<usize, ConfigError> {
         let head_dim = match self.metadata.u32(&self.key("attention.key_length"))? {
             Some(value) => self.in_range("attention.key_length", value, MAX_WIDTH)?,

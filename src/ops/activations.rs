@@ -9,7 +9,8 @@ use crate::quant::WeightType;
 
 /// A workspace for one matmul input: prepared once, read by every matrix that multiplies the same activations.
 ///
-/// Rows of activations are dealt out evenly to tiles of at most [`tile_columns`]; [`crate::kernels::panel`] draws a tile.
+/// Rows of activations are dealt out evenly to tiles of at most [`tile_columns`]; [`crate::kernels::panel`] draws a
+/// tile.
 pub struct Activations {
     max_rows: usize,
     max_k: usize,

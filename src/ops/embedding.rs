@@ -4,7 +4,8 @@ use super::Ctx;
 use super::packed_matrix::PackedMatrix;
 use crate::types::TokenId;
 
-/// Row `token_ids[t]` of the embedding as f32: `out` is `[T, K]`. The panels are those of a tied output head. `specs/numerics.md` MM-7.
+/// Row `token_ids[t]` of the embedding as f32: `out` is `[T, K]`. The panels are those of a tied output head.
+/// `specs/numerics.md` MM-7.
 ///
 /// # Panics
 /// If a token id is not a row of `weights`, or `out` is not `T * K` long.

@@ -28,7 +28,8 @@ const BATCH_ROWS: usize = 48;
 /// Units a worker should find at least, so that one that is descheduled holds up little.
 const UNITS_PER_WORKER: usize = 8;
 
-/// `out[m][n] = sum over k of weights[n][k] * x[m][k]`: `x` is `[M, K]`, `out` is `[M, N]`. `specs/numerics.md` MM-1 to MM-6.
+/// `out[m][n] = sum over k of weights[n][k] * x[m][k]`: `x` is `[M, K]`, `out` is `[M, N]`. `specs/numerics.md` MM-1 to
+/// MM-6.
 ///
 /// # Panics
 /// If `x` was prepared for another K or another kind of type than `weights` has, or `out` is not `M * N` long.

@@ -34,7 +34,8 @@ pub enum PackError {
 }
 
 impl PackedMatrix {
-    /// Packs `raw`, the rows of an `[n, k]` tensor one after the other as GGUF stores them, on all cores (rayon: for load time only).
+    /// Packs `raw`, the rows of an `[n, k]` tensor one after the other as GGUF stores them, on all cores (rayon: for
+    /// load time only).
     pub fn pack(ty: WeightType, n: usize, k: usize, raw: &[u8]) -> Result<Self, PackError> {
         if !k.is_multiple_of(ty.block_len()) {
             return Err(PackError::PartialBlock { ty, n, k });
@@ -150,7 +151,8 @@ fn pack_elements<const B: usize>(
     place: impl Fn(usize) -> usize,
     row_step: usize,
 ) {
-    // A cache line of each row at a time: 32 rows a power of two apart would evict each other before the second element.
+    // A cache line of each row at a time: 32 rows a power of two apart would evict each other before the second
+    // element.
     let run = 64 / B;
     let (elements, _) = rows.as_chunks::<B>();
     for start in (0..k).step_by(run) {

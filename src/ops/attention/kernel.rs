@@ -118,8 +118,8 @@ impl QueryState {
     }
 }
 
-/// Lets the strip of queries `q` `[head_dim][states.len()]` attend to the tile of positions from `first`, each up to its
-/// own position. `out` is `[states.len(), head_dim padded to whole vectors]`. At most [`STRIP`] queries.
+/// Lets the strip of queries `q` `[head_dim][states.len()]` attend to the tile of positions from `first`, each up to
+/// its own position. `out` is `[states.len(), head_dim padded to whole vectors]`. At most [`STRIP`] queries.
 #[inline(always)]
 pub(super) fn attend<L: Lanes, E: Element>(
     l: L,

@@ -1,5 +1,5 @@
-//! One suite for every instruction-set path, type, shape and thread count, against `specs/numerics.md` spelled out over the
-//! raw tensor.
+//! One suite for every instruction-set path, type, shape and thread count, against `specs/numerics.md` spelled out over
+//! the raw tensor.
 
 use super::matmul;
 use crate::kernels::Isa;

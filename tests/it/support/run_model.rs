@@ -7,10 +7,8 @@ use llorch_cpud::kv_cache::{KvCache, KvShape, KvType};
 use llorch_cpud::model::config::ModelConfig;
 use llorch_cpud::model::llama::LlamaModel;
 use llorch_cpud::model::weights::Weights;
-use llorch_cpud::model::{ForwardBatch, Model};
 use llorch_cpud::ops::pool::Pool;
 use llorch_cpud::quant::WeightType;
-use llorch_cpud::types::{BlockId, Slot, TokenId};
 use std::sync::Arc;
 
 /// The kind of a small model.
@@ -86,22 +84,4 @@ pub fn load(
     let kv_cache = KvCache::new(shape, num_blocks).expect("the pool fits");
     let model = LlamaModel::new(config, weights, Arc::clone(&pool), isa, max_rows, max_logits_rows);
     Built { model, kv_cache, pool }
-}
-
-/// Logits after every position of `tokens`, `[len, vocab]`, in one pass.
-pub fn logits_at_every_position(built: &mut Built, tokens: &[TokenId]) -> Vec<f32> {
-    let block_size = built.kv_cache.block_size();
-    let len = tokens.len() as u32;
-    let blocks = len.div_ceil(block_size as u32);
-    let batch = ForwardBatch {
-        token_ids: tokens.to_vec(),
-        positions: (0..len).collect(),
-        slot_mapping: (0..len).map(Slot).collect(),
-        query_start_loc: vec![0, len],
-        seq_lens: vec![len],
-        block_tables: (0..blocks).map(BlockId).collect(),
-        block_table_start: vec![0, blocks],
-        logits_rows: (0..len).collect(),
-    };
-    built.model.forward(&batch, &mut built.kv_cache).to_vec()
 }
