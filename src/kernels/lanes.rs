@@ -86,7 +86,8 @@ pub trait Lanes: Copy {
 }
 
 /// A computation over [`Lanes`]. `run` must be `#[inline(always)]`, and so must be what it calls with `Lanes`, or it is
-/// compiled without the path's instructions: right, but slow. For the same reason no `Lanes` method belongs into a closure.
+/// compiled without the path's instructions: right, but slow. For the same reason no `Lanes` method belongs
+/// into a closure.
 pub trait LaneOp {
     type Output;
     fn run<L: Lanes>(self, lanes: L) -> Self::Output;

@@ -46,7 +46,7 @@ pub struct ModelConfig {
 pub enum ConfigError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("general.architecture {0:?} is not supported; supported: {supported}", supported = ARCHITECTURES.join(", "))]
+    #[error("general.architecture {0:?} is not supported; supported: {known}", known = ARCHITECTURES.join(", "))]
     Architecture(String),
     #[error("key {key}: {value} {problem}")]
     Value { key: String, value: String, problem: &'static str },
