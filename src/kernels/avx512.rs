@@ -20,8 +20,8 @@
 //!    that out again at no cost. The sums are exact integers, so the order inside a block is free.
 //! 3. The columns of a tile are interleaved word by word: one activation stream, constant offsets, no two columns that
 //!    fall into the same cache set.
-//! 4. While a segment computes from L1, the next one is prefetched, a few lines every step. With several tiles the
-//!    segment is in L1 for all but the first, and each prefetches its share.
+//! 4. While a segment computes from L1, the next one is prefetched into L2, a few lines every step. With several tiles
+//!    the segment is in L1 for all but the first, and each prefetches its share.
 //! 5. A BF16 pair is one 32-bit lane: even k is a shift left, odd k a mask.
 #![allow(unsafe_code)]
 

@@ -22,7 +22,7 @@ use crate::kernels::Isa;
 use crate::kernels::panel::{Column, Line, PANEL_ROWS, Segment, accumulate, column_words, panel_lines};
 use crate::quant::WeightType;
 
-/// Rows of activations whose running sums are kept at a time: 6 KB, beside two segments of weights in L1.
+/// Rows of activations whose running sums are kept at a time: 6 KB, beside a segment of weights in L1.
 const BATCH_ROWS: usize = 48;
 
 /// Units a worker should find at least, so that one that is descheduled holds up little.
@@ -117,8 +117,8 @@ impl Panel<'_> {
     }
 }
 
-/// Elements of K computed at a time: about 8 KB of weights, so that this segment, the next one, the running sums and a
-/// stretch of activations fit L1 together. A multiple of every block.
+/// Elements of K computed at a time: about 8 KB of weights, so that the segment, the running sums and a stretch of
+/// activations fit L1 together. A multiple of every block.
 const fn segment_elements(ty: WeightType) -> usize {
     match ty {
         WeightType::F32 => 64,

@@ -231,6 +231,21 @@ fn mm_6_extreme_bytes_do_not_saturate() {
 }
 
 #[test]
+fn mm_5_halves_round_to_even() {
+    let pool = Pool::new(1).unwrap();
+    // The unit matrix, so that the outputs are the rounded activations; 127 makes the scale 1.
+    let one = 0x3c00u16.to_le_bytes();
+    let raw: Vec<u8> = (0..32).flat_map(|n| one.into_iter().chain((0..32).map(move |i| u8::from(i == n)))).collect();
+    let mut x = vec![0.0; 32];
+    x[..8].copy_from_slice(&[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5]);
+    let case = Case { ty: WeightType::Q8_0, n: 32, k: 32, m: 1, raw, x };
+    for isa in Isa::available() {
+        let out = case.run(isa, &pool);
+        assert_eq!(out[..8], [127.0, 0.0, 2.0, 2.0, 0.0, -2.0, -2.0, 126.0], "{isa:?}");
+    }
+}
+
+#[test]
 fn mm_5_zero_and_tiny_blocks_count_as_zero() {
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(1).unwrap();
