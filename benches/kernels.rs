@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench kernels` runs all; `-- q8_0/2048` a part. `LLORCH_BENCH_ISA` forces a path,
 //! `LLORCH_BENCH_THREADS` the number of threads (default 2). Weights come from memory: each iteration takes the next of
-//! several matrices that together exceed the caches. `memory/read` is what this machine can stream, measured in the same
-//! process. Elements per second are operations, two for each multiply-add.
+//! several matrices that together exceed the caches. `memory/read` is what this machine can stream, measured in the
+//! same process. Elements per second are operations, two for each multiply-add.
 
 use std::hint::black_box;
 
