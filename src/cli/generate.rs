@@ -6,7 +6,7 @@ use crate::engine::request::{Finish, NewSequence};
 use crate::sampling::params::{SamplingParams, SequenceParams, StopParams};
 use crate::text::{Detokenizer, StopStrings, Tokenizer};
 use crate::types::{FinishReason, SeqId, TokenId};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,7 +98,9 @@ pub fn run(args: GenerateArgs) -> Result<(), CliError> {
         });
         write_stdout(&format!("{object}\n"))?;
     } else {
-        write_stdout("\n")?;
+        if std::io::stdout().is_terminal() {
+            write_stdout("\n")?;
+        }
         tracing::info!(
             seed,
             tokens = completion.token_ids.len(),
