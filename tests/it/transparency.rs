@@ -16,7 +16,6 @@ use llorch_cpud::scheduler::SchedulerConfig;
 use llorch_cpud::types::{SeqId, TokenId};
 use std::sync::{Arc, Mutex};
 
-const MAX_TOKENS: u32 = 4;
 const MAX_MODEL_LEN: u32 = 64;
 
 /// The circumstances of a run: none of them may reach a logit.
@@ -29,9 +28,10 @@ struct Run {
     block_size: usize,
     /// Blocks of the pool; few force preemption.
     num_blocks: usize,
+    max_tokens: u32,
 }
 
-const WIDE: Run = Run { batch: 64, threads: 2, step_rows: 512, block_size: 32, num_blocks: 256 };
+const WIDE: Run = Run { batch: 64, threads: 2, step_rows: 512, block_size: 32, num_blocks: 256, max_tokens: 4 };
 
 /// Prompt of sequence `index`: 1 to 23 tokens, distinct between sequences.
 fn prompt(index: usize) -> Vec<TokenId> {
@@ -55,7 +55,7 @@ fn run(tiny: &TinyModel, isa: Isa, first: usize, run: Run, ledger: &Arc<Mutex<Le
     let mut engine = Engine::new(config, model, built.kv_cache, built.pool).expect("the limits are good");
     let params = Arc::new(SequenceParams {
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-        stopping: StopParams { max_tokens: MAX_TOKENS, ..StopParams::default() },
+        stopping: StopParams { max_tokens: run.max_tokens, ..StopParams::default() },
         logprobs: None,
     });
     for index in first..first + run.batch {
@@ -76,9 +76,9 @@ fn run(tiny: &TinyModel, isa: Isa, first: usize, run: Run, ledger: &Arc<Mutex<Le
 }
 
 /// A ledger of what the sequences give alone: one thread, one chunk, an empty machine.
-fn solo_ledger(tiny: &TinyModel, isa: Isa, sequences: usize) -> Arc<Mutex<Ledger>> {
+fn solo_ledger(tiny: &TinyModel, isa: Isa, sequences: usize, max_tokens: u32) -> Arc<Mutex<Ledger>> {
     let ledger = Arc::new(Mutex::new(Ledger::default()));
-    let alone = Run { batch: 1, threads: 1, step_rows: 64, block_size: 32, num_blocks: 4 };
+    let alone = Run { batch: 1, threads: 1, step_rows: 64, block_size: 32, num_blocks: 4, max_tokens };
     for index in 0..sequences {
         run(tiny, isa, index, alone, &ledger);
     }
@@ -88,14 +88,14 @@ fn solo_ledger(tiny: &TinyModel, isa: Isa, sequences: usize) -> Arc<Mutex<Ledger
 /// Every run of `runs` agrees with the solo runs, and really met them.
 fn check(tiny: &TinyModel, isa: Isa, runs: &[Run]) {
     let sequences = runs.iter().map(|r| r.batch).max().unwrap_or(0);
-    let ledger = solo_ledger(tiny, isa, sequences);
+    let ledger = solo_ledger(tiny, isa, sequences, WIDE.max_tokens);
     for shape in runs {
         run(tiny, isa, 0, *shape, &ledger);
         let ledger = ledger.lock().unwrap();
         assert_eq!(ledger.difference, None, "{} {tiny:?} {shape:?}", isa.name());
     }
     let compared = ledger.lock().unwrap().compared;
-    let expected: usize = runs.iter().map(|r| r.batch * MAX_TOKENS as usize).sum();
+    let expected: usize = runs.iter().map(|r| r.batch * r.max_tokens as usize).sum();
     assert!(compared >= expected, "{compared} rows compared, {expected} expected");
 }
 
@@ -141,13 +141,13 @@ fn law_1_preemption() {
     for isa in isas() {
         for weight_type in TYPES {
             let tiny = TinyModel { weight_type, kv_type: KvType::F16, ..TinyModel::default() };
-            let tight = Run { batch: 16, threads: 2, step_rows: 24, block_size: 2, num_blocks: 40 };
-            let ledger = solo_ledger(&tiny, isa, tight.batch);
+            let tight = Run { batch: 16, threads: 2, step_rows: 24, block_size: 2, num_blocks: 40, max_tokens: 24 };
+            let ledger = solo_ledger(&tiny, isa, tight.batch, tight.max_tokens);
             let preempted = run(&tiny, isa, 0, tight, &ledger);
             assert!(preempted > 0, "the pool was meant to be too small");
             let ledger = ledger.lock().unwrap();
             assert_eq!(ledger.difference, None, "{} {weight_type:?}", isa.name());
-            assert!(ledger.compared >= tight.batch * MAX_TOKENS as usize);
+            assert!(ledger.compared >= tight.batch * tight.max_tokens as usize);
         }
     }
 }
