@@ -6,10 +6,10 @@
 
 use super::error::CliError;
 use super::model_args::{EngineLimits, LoadedEngine, ModelArgs, load};
+use super::output;
 use crate::engine::request::{NewSequence, Stage};
 use crate::sampling::params::{SamplingParams, SequenceParams, StopParams};
 use crate::types::{SeqId, TokenId};
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -55,16 +55,17 @@ pub fn run(args: BenchEngineArgs) -> Result<(), CliError> {
     let mut loaded = load(&args.model, limits)?;
     warm_up(&mut loaded)?;
     if !args.json {
-        write_line(
-            "|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |",
+        output::print(
+            "|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |\n",
         )?;
-        write_line(
-            "|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|",
+        output::print(
+            "|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|\n",
         )?;
     }
     for batch in &args.batch {
         let row = measure(&mut loaded, *batch, &args)?;
-        write_line(&if args.json { row.json() } else { row.table() })?;
+        let line = if args.json { row.json() } else { row.table() };
+        output::print(&format!("{line}\n"))?;
     }
     Ok(())
 }
@@ -76,10 +77,6 @@ fn longest(args: &BenchEngineArgs) -> u32 {
 
 fn max_tokens(args: &BenchEngineArgs) -> u32 {
     args.tg.saturating_add(args.pp).saturating_add(16)
-}
-
-fn write_line(line: &str) -> Result<(), CliError> {
-    writeln!(std::io::stdout(), "{line}").map_err(|e| CliError::Io(format!("stdout: {e}")))
 }
 
 /// Touches every weight and buffer once.

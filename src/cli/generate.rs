@@ -2,11 +2,12 @@
 
 use super::error::CliError;
 use super::model_args::{EngineLimits, LoadedEngine, ModelArgs, load};
+use super::output;
 use crate::engine::request::{Finish, NewSequence};
 use crate::sampling::params::{SamplingParams, SequenceParams, StopParams};
 use crate::text::{Detokenizer, StopStrings, Tokenizer};
 use crate::types::{FinishReason, SeqId, TokenId};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,10 +97,10 @@ pub fn run(args: GenerateArgs) -> Result<(), CliError> {
             "seed": seed,
             "timings": { "prefill_ms": completion.prefill_ms, "decode_ms": completion.decode_ms },
         });
-        write_stdout(&format!("{object}\n"))?;
+        output::print(&format!("{object}\n"))?;
     } else {
         if std::io::stdout().is_terminal() {
-            write_stdout("\n")?;
+            output::print("\n")?;
         }
         tracing::info!(
             seed,
@@ -172,7 +173,7 @@ fn complete(loaded: &mut LoadedEngine, sequence: NewSequence, args: &GenerateArg
     let id = SeqId(0);
     let refused = |e| CliError::Config(format!("--kv-cache: {e}"));
     loaded.engine.submit(id, sequence).map_err(refused)?;
-    let mut output = Output::new(&loaded.tokenizer, args)?;
+    let mut text = Output::new(&loaded.tokenizer, args)?;
     let started = Instant::now();
     let mut first_token = None;
     let mut finish_reason = None;
@@ -181,15 +182,15 @@ fn complete(loaded: &mut LoadedEngine, sequence: NewSequence, args: &GenerateArg
         for sequence in &report.outputs {
             let (sampled, finish) = sequence.result.as_ref().map_err(|e| CliError::Internal(e.to_string()))?;
             first_token.get_or_insert_with(Instant::now);
-            let stopped = output.push(sampled.token, *finish)?;
+            let stopped = text.push(sampled.token, *finish)?;
             finish_reason = if stopped { Some(FinishReason::Stop) } else { finish.map(|f| f.reason) };
         }
     }
-    output.finish(finish_reason)?;
+    text.finish(finish_reason)?;
     let first = first_token.unwrap_or_else(Instant::now);
     Ok(Completion {
-        text: output.text,
-        token_ids: output.token_ids,
+        text: text.text,
+        token_ids: text.token_ids,
         finish_reason,
         prefill_ms: first.duration_since(started).as_secs_f64() * 1e3,
         decode_ms: first.elapsed().as_secs_f64() * 1e3,
@@ -252,16 +253,7 @@ impl<'a> Output<'a> {
 
     fn emit(&mut self, text: &str) -> Result<(), CliError> {
         self.text.push_str(text);
-        if self.stream && !text.is_empty() { write_stdout(text) } else { Ok(()) }
-    }
-}
-
-/// Writes to stdout at once. A reader that went away ends the program quietly.
-fn write_stdout(text: &str) -> Result<(), CliError> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other.map_err(|e| CliError::Io(format!("stdout: {e}"))),
+        if self.stream && !text.is_empty() { output::print(text) } else { Ok(()) }
     }
 }
 

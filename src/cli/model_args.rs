@@ -3,8 +3,9 @@
 use super::byte_size::ByteSize;
 use super::error::CliError;
 use super::memory;
+use super::output::model_file_error;
 use crate::engine::{Engine, EngineConfig};
-use crate::gguf::{GgufError, ModelFile, TensorInfo};
+use crate::gguf::{ModelFile, TensorInfo};
 use crate::kernels::Isa;
 use crate::kv_cache::{KvCache, KvCacheError, KvShape, KvType};
 use crate::model::config::ModelConfig;
@@ -14,7 +15,7 @@ use crate::model::workspace::Workspace;
 use crate::ops::pool::Pool;
 use crate::scheduler::SchedulerConfig;
 use crate::text::Tokenizer;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Which model to run and how.
@@ -98,7 +99,7 @@ pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
     let isa: Isa = args.isa.parse().map_err(|e: crate::kernels::IsaError| CliError::Config(e.to_string()))?;
     let kv_type: KvType = args.kv_type.parse().map_err(|e: KvCacheError| CliError::Config(e.to_string()))?;
     let path = args.model.as_deref().ok_or_else(|| CliError::Usage("--model PATH is required".into()))?;
-    let file = ModelFile::open(path).map_err(|e| gguf_error(path, &e))?;
+    let file = ModelFile::open(path).map_err(|e| model_file_error(path, &e))?;
     let bad_data = |e: String| CliError::BadData(format!("{}: {e}", path.display()));
     let config = ModelConfig::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
     let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
@@ -107,6 +108,9 @@ pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
     let mut bar = super::progress::Bar::new(file.file_bytes(), "loading");
     let weights = Weights::load(&file, &config, &mut |done| bar.set(done)).map_err(|e| bad_data(e.to_string()))?;
     bar.finish();
+    if weights.unused_tensors > 0 {
+        tracing::warn!(tensors = weights.unused_tensors, "the model file has tensors that are not used");
+    }
     if weights.token_embd.n() != tokenizer.vocab_size() {
         return Err(bad_data(format!(
             "tensor token_embd.weight has {} rows, key tokenizer.ggml.tokens {} entries",
@@ -222,14 +226,4 @@ fn main_type(file: &ModelFile) -> String {
         *elements.entry(tensor.type_name().into()).or_default() += tensor.num_elements();
     }
     elements.into_iter().max_by_key(|(_, n)| *n).map_or_else(|| "none".into(), |(name, _)| name)
-}
-
-/// The exit code that fits what went wrong with a model file.
-pub fn gguf_error(path: &Path, error: &GgufError) -> CliError {
-    let text = format!("{}: {error}", path.display());
-    match error.exit_kind() {
-        crate::gguf::ExitKind::BadData => CliError::BadData(text),
-        crate::gguf::ExitKind::CannotOpen => CliError::CannotOpen(text),
-        crate::gguf::ExitKind::Io => CliError::Io(text),
-    }
 }

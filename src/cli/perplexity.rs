@@ -7,11 +7,11 @@
 
 use super::error::CliError;
 use super::model_args::{LoadedModel, ModelArgs, load_model};
+use super::output;
 use crate::kv_cache::{KvCache, KvShape};
 use crate::model::llama::LlamaModel;
 use crate::model::{ForwardBatch, Model};
 use crate::types::{BlockId, Slot, TokenId};
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ pub fn run(args: PerplexityArgs) -> Result<(), CliError> {
     } else {
         format!("perplexity {ppl:.4} +/- {error:.4} over {} tokens, windows of {window}", score.tokens)
     };
-    writeln!(std::io::stdout(), "{line}").map_err(|e| CliError::Io(format!("stdout: {e}")))
+    output::print(&format!("{line}\n"))
 }
 
 fn score_windows(

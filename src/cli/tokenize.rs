@@ -1,10 +1,11 @@
 //! `tokenize`: text on stdin, ids on stdout.
 
 use super::error::CliError;
-use crate::gguf::{ExitKind, GgufError, ModelFile};
+use super::output;
+use crate::gguf::ModelFile;
 use crate::text::Tokenizer;
 use crate::types::TokenId;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Read;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -22,7 +23,7 @@ pub struct TokenizeArgs {
 
 /// Reads stdin to its end and prints the ids of that text on one line, separated by spaces.
 pub fn run(args: TokenizeArgs) -> Result<(), CliError> {
-    let file = ModelFile::open(&args.model).map_err(|error| open_error(&error))?;
+    let file = ModelFile::open(&args.model).map_err(|error| output::model_file_error(&args.model, &error))?;
     let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|error| CliError::BadData(error.to_string()))?;
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| CliError::Io(format!("stdin: {error}")))?;
@@ -31,25 +32,6 @@ pub fn run(args: TokenizeArgs) -> Result<(), CliError> {
     let ids = tokenizer
         .encode(&text, args.add_bos, args.parse_special)
         .map_err(|error| CliError::BadData(format!("stdin: {error}")))?;
-    print_ids(&ids)
-}
-
-/// A reader that has seen enough and closes its end is no error.
-fn print_ids(ids: &[TokenId]) -> Result<(), CliError> {
-    let mut line = ids.iter().map(TokenId::to_string).collect::<Vec<_>>().join(" ");
-    line.push('\n');
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Io(format!("stdout: {error}"))),
-        _ => Ok(()),
-    }
-}
-
-fn open_error(error: &GgufError) -> CliError {
-    let line = error.to_string();
-    match error.exit_kind() {
-        ExitKind::BadData => CliError::BadData(line),
-        ExitKind::CannotOpen => CliError::CannotOpen(line),
-        ExitKind::Io => CliError::Io(line),
-    }
+    let line = ids.iter().map(TokenId::to_string).collect::<Vec<_>>().join(" ");
+    output::print(&format!("{line}\n"))
 }

@@ -42,6 +42,8 @@ pub struct Weights {
     pub output: Option<PackedMatrix>,
     /// The rotation of each pair of dimensions, scaled as the keys and `rope_freqs.weight` say.
     pub rope: RopeTable,
+    /// Tensors of the file that no part of the forward pass reads.
+    pub unused_tensors: usize,
 }
 
 /// A tensor that is missing or not what the model's keys say.
@@ -88,8 +90,8 @@ impl Weights {
             Some(_) => Some(loader.matrix("output.weight", vocab_size, config.hidden_size)?),
             None => None,
         };
-        loader.refuse_leftovers()?;
-        Ok(Self { token_embd, layers, output_norm, output, rope })
+        let unused_tensors = loader.unused_tensors()?;
+        Ok(Self { token_embd, layers, output_norm, output, rope, unused_tensors })
     }
 
     /// The LM head, `[vocab, hidden]`.
@@ -184,9 +186,10 @@ impl Loader<'_> {
     }
 
     /// A tensor that was not taken would be left out of the computation: biases and the like are refused by name.
-    fn refuse_leftovers(&self) -> Result<(), WeightsError> {
-        if self.taken == self.file.tensors().count() {
-            return Ok(());
+    fn unused_tensors(&self) -> Result<usize, WeightsError> {
+        let unused = self.file.tensors().len() - self.taken;
+        if unused == 0 {
+            return Ok(0);
         }
         for tensor in self.file.tensors() {
             let name = tensor.name.as_str();
@@ -194,11 +197,7 @@ impl Loader<'_> {
                 return Err(WeightsError::Unsupported(name.into()));
             }
         }
-        tracing::warn!(
-            unused = self.file.tensors().count() - self.taken,
-            "the model file has tensors that are not used"
-        );
-        Ok(())
+        Ok(unused)
     }
 }
 
