@@ -5,6 +5,7 @@ pub mod byte_size;
 pub mod error;
 pub mod generate;
 pub mod inspect;
+pub mod logging;
 pub mod memory;
 pub mod model_args;
 pub mod output;
@@ -53,6 +54,7 @@ enum BenchCommand {
 /// Parses the arguments, runs the command, and turns its error into one line on stderr and an exit code.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    logging::start();
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Generate(args) => generate::run(args),

@@ -45,6 +45,13 @@ pub struct ModelArgs {
     pub max_model_len: Option<u32>,
 }
 
+impl ModelArgs {
+    /// Threads of the worker pool.
+    pub fn num_threads(&self) -> usize {
+        self.threads.map_or_else(default_threads, usize::from)
+    }
+}
+
 /// What a step may hold; each command has its own.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineLimits {
@@ -103,7 +110,7 @@ pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
     let bad_data = |e: String| CliError::BadData(format!("{}: {e}", path.display()));
     let config = ModelConfig::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
     let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
-    let threads = args.threads.map_or_else(default_threads, usize::from);
+    let threads = args.num_threads();
     let pool = Pool::new(threads).map_err(|e| CliError::Config(format!("--threads {threads}: {e}")))?;
     let mut bar = super::progress::Bar::new(file.file_bytes(), "loading");
     let weights = Weights::load(&file, &config, &mut |done| bar.set(done)).map_err(|e| bad_data(e.to_string()))?;

@@ -1,11 +1,231 @@
-//! `serve`.
+//! `serve`: the gRPC server, its metrics port and the signals.
 
+use super::byte_size::ByteSize;
 use super::error::CliError;
+use super::model_args::{self, EngineLimits, LoadedEngine, ModelArgs};
+use crate::engine::actor;
+use crate::engine::handle::QueueLimits;
+use crate::kernels::Isa;
+use crate::metrics::Metrics;
+use crate::server::info::{ModelInfo, ServerInfo};
+use crate::server::limits::ServerLimits;
+use crate::server::state::ServerState;
+use crate::server::{self, Shutdown};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-#[derive(clap::Args)]
-pub struct ServeArgs {}
+/// Threads for connections and text. The model's threads are the worker pool's.
+const IO_THREADS: usize = 2;
+
+#[derive(clap::Args, Debug)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Address of the gRPC port.
+    #[arg(long, env = "LLORCH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    listen: SocketAddr,
+    /// Address of the HTTP port with /metrics, /healthz and /readyz.
+    #[arg(long, env = "LLORCH_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    metrics_listen: SocketAddr,
+    /// Most sequences that run at once.
+    #[arg(long, env = "LLORCH_MAX_NUM_SEQS", value_name = "N", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    max_num_seqs: u32,
+    /// Most tokens computed in one step.
+    #[arg(long, env = "LLORCH_MAX_NUM_BATCHED_TOKENS", value_name = "N", default_value_t = 512,
+          value_parser = clap::value_parser!(u32).range(1..=65536))]
+    max_num_batched_tokens: u32,
+    /// Most sequences that wait; more are refused.
+    #[arg(long, env = "LLORCH_MAX_QUEUED", value_name = "N", default_value_t = 512,
+          value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    max_queued: u32,
+    /// Most prompt tokens that wait.
+    #[arg(long, env = "LLORCH_MAX_QUEUED_TOKENS", value_name = "N", default_value_t = 262_144)]
+    max_queued_tokens: u64,
+    /// Largest request message, such as 4MiB.
+    #[arg(long, env = "LLORCH_MAX_MESSAGE_SIZE", value_name = "SIZE", default_value = "4MiB")]
+    max_message_size: ByteSize,
+    /// Most connections.
+    #[arg(long, env = "LLORCH_MAX_CONNECTIONS", value_name = "N", default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_connections: u32,
+    /// Most streams of one connection.
+    #[arg(long, env = "LLORCH_MAX_CONCURRENT_STREAMS", value_name = "N", default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_concurrent_streams: u32,
+    /// How long running requests may take to finish after SIGTERM or Ctrl-C, such as 30s or 500ms.
+    #[arg(long, env = "LLORCH_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    drain_timeout: Duration,
+    /// Inter-token latency to aim at. Not built yet.
+    #[arg(long, env = "LLORCH_TARGET_ITL", value_name = "MS", hide = true)]
+    target_itl: Option<String>,
+    /// A tenant's share. Not built yet.
+    #[arg(long, env = "LLORCH_TENANT_WEIGHT", value_name = "NAME=W", hide = true)]
+    tenant_weight: Vec<String>,
+}
+
+const MAX_DURATION_MS: u64 = 7 * 24 * 3_600_000;
+
+/// A number and `ms`, `s`, `m` or `h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let value: u64 = text[..digits].parse().map_err(|_| "a whole number and ms, s, m or h, such as 30s".to_owned())?;
+    let millis = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "" => return Err("has no unit: ms, s, m or h".to_owned()),
+        unit => return Err(format!("unknown unit {unit:?}: ms, s, m or h")),
+    };
+    let millis = value.checked_mul(millis).filter(|ms| *ms <= MAX_DURATION_MS);
+    millis.map(Duration::from_millis).ok_or_else(|| "is more than a week".to_owned())
+}
 
 /// Runs the command.
-pub fn run(_args: ServeArgs) -> Result<(), CliError> {
-    Err(CliError::Internal("not written yet".into()))
+pub fn run(args: ServeArgs) -> Result<(), CliError> {
+    let unbuilt = [("--target-itl", args.target_itl.is_some()), ("--tenant-weight", !args.tenant_weight.is_empty())];
+    if let Some((flag, _)) = unbuilt.into_iter().find(|(_, given)| *given) {
+        return Err(CliError::Config(format!("{flag}: not built yet")));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(IO_THREADS)
+        .max_blocking_threads(16)
+        .thread_name("llorch-io")
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::Internal(format!("no runtime: {e}")))?;
+    let result = runtime.block_on(serve(args));
+    // A model that is still being loaded must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(args: ServeArgs) -> Result<(), CliError> {
+    let isa: Isa = args.model.isa.parse().map_err(|e: crate::kernels::IsaError| CliError::Config(e.to_string()))?;
+    let info = ServerInfo { isa: isa.name().into(), threads: args.model.num_threads() };
+    let limits = server_limits(&args)?;
+    let metrics = Arc::new(Metrics::new().map_err(|e| CliError::Internal(e.to_string()))?);
+    let state = ServerState::new(info, limits, metrics);
+    let listener = bind("--listen", args.listen).await?;
+    let metrics_listener = bind("--metrics-listen", args.metrics_listen).await?;
+    let (shutdown, receiver) = watch::channel(Shutdown::No);
+    tokio::spawn(forward_signals(shutdown.clone())?);
+    tokio::spawn(server::serve_metrics(metrics_listener, Arc::clone(&state)));
+    let mut server = tokio::spawn(server::run(listener, Arc::clone(&state), receiver));
+    let loading = tokio::spawn(load(args, Arc::clone(&state)));
+    tokio::select! {
+        // Only a signal ends the server while the model is loaded or runs.
+        ended = &mut server => server_result(ended),
+        failed = loading => {
+            let _ = shutdown.send(Shutdown::Now);
+            let _ = server.await;
+            failed.unwrap_or_else(|e| Err(CliError::Internal(e.to_string())))
+        }
+    }
+}
+
+fn server_result(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Result<(), CliError> {
+    match ended {
+        Ok(Ok(())) => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(CliError::Io(error.to_string())),
+        Err(error) => Err(CliError::Internal(error.to_string())),
+    }
+}
+
+fn server_limits(args: &ServeArgs) -> Result<ServerLimits, CliError> {
+    let max_message_bytes = usize::try_from(args.max_message_size.0).ok().filter(|bytes| (1..=1 << 30).contains(bytes));
+    let max_message_bytes = max_message_bytes
+        .ok_or_else(|| CliError::Config(format!("--max-message-size {}: must be 1B to 1GiB", args.max_message_size)))?;
+    Ok(ServerLimits {
+        max_message_bytes,
+        max_connections: args.max_connections,
+        max_concurrent_streams: args.max_concurrent_streams,
+        drain_timeout: args.drain_timeout,
+        ..ServerLimits::default()
+    })
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, CliError> {
+    let listener = TcpListener::bind(address).await.map_err(|e| CliError::Io(format!("{flag} {address}: {e}")))?;
+    let address = listener.local_addr().unwrap_or(address);
+    tracing::info!("{flag} {address}");
+    if !address.ip().is_loopback() {
+        tracing::warn!("{flag} {address}: reachable from other machines, without authentication or encryption");
+    }
+    Ok(listener)
+}
+
+/// Loads the model, serves it, and returns when that has failed for good.
+async fn load(args: ServeArgs, state: Arc<ServerState>) -> Result<(), CliError> {
+    let engine_limits = EngineLimits {
+        max_num_seqs: args.max_num_seqs,
+        max_num_batched_tokens: args.max_num_batched_tokens,
+        default_max_model_len: None,
+    };
+    let queue = QueueLimits { max_queued: args.max_queued, max_queued_tokens: args.max_queued_tokens };
+    let internal = |e: &dyn std::fmt::Display| CliError::Internal(e.to_string());
+    let loaded = tokio::task::spawn_blocking(move || model_args::load(&args.model, engine_limits));
+    let LoadedEngine { engine, tokenizer, info } = loaded.await.map_err(|e| internal(&e))??;
+    let (handle, thread) = actor::spawn(engine, queue, Arc::clone(&state.metrics)).map_err(|e| internal(&e))?;
+    let facts = handle.facts();
+    let model = ModelInfo {
+        name: info.name,
+        architecture: info.architecture,
+        file_type: info.file_type,
+        context_length: info.context_length,
+        vocab_size: info.vocab_size,
+        parameters: info.parameters,
+        header_sha256: info.header_sha256,
+    };
+    tracing::info!(name = model.name, architecture = model.architecture, file_type = model.file_type, "model");
+    tracing::info!(engine = ?facts, queue = ?queue, server = ?state.limits, "limits");
+    state.set_model(handle, tokenizer, model);
+    tracing::info!("serving");
+    let ended = tokio::task::spawn_blocking(move || thread.join()).await.map_err(|e| internal(&e))?;
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(gone)) => Err(internal(&gone)),
+        Err(_) => Err(CliError::Internal("the engine's thread panicked".into())),
+    }
+}
+
+/// The first SIGINT or SIGTERM drains, the second ends.
+fn forward_signals(shutdown: watch::Sender<Shutdown>) -> Result<impl Future<Output = ()>, CliError> {
+    let no_signals = |e| CliError::Internal(format!("cannot watch for signals: {e}"));
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    Ok(async move {
+        for order in [Shutdown::Drain, Shutdown::Now] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            tracing::info!(?order, "signal");
+            let _ = shutdown.send(order);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for text in ["", "30", "s", "-1s", "1.5s", "1d", "99999999999999999999s", "1000h", "1€"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,9 +1,15 @@
 //! The engine: a synchronous step, and the actor thread that drives it.
 
+pub mod actor;
+pub mod admission;
 pub mod batch;
+mod delivery;
+pub mod handle;
+pub mod load;
 pub mod request;
 mod row_sampler;
 pub mod step_report;
+pub mod ticket;
 
 pub use step_report::{Occupancy, SequenceOutput, StepReport};
 
@@ -114,16 +120,27 @@ impl<M: Model> Engine<M> {
         Occupancy::of(&self.scheduler)
     }
 
-    /// Advances every sequence that the budget reaches: one pass over the model's weights.
+    /// Advances every sequence that the budget reaches: one pass over the model's weights. Idle, it does nothing.
     ///
-    /// A panic in the model goes to the caller, and the engine is not to be used again. With no work it does nothing.
+    /// A panic in the model goes to the caller, and the engine is not to be used again before [`Engine::reset`].
     pub fn step(&mut self) -> &StepReport {
-        let pool = Arc::clone(&self.pool);
-        let _awake = pool.begin_step();
+        self.plan_step();
+        self.run_step()
+    }
+
+    /// The first half of a step: what is to be computed. Nothing but [`Engine::run_step`] may follow.
+    pub fn plan_step(&mut self) -> &StepPlan {
         self.scheduler.plan(&mut self.plan);
-        batch::fill(&self.plan, &self.scheduler, &mut self.batch);
         self.report.begin(&self.plan);
         self.outcomes.clear();
+        &self.plan
+    }
+
+    /// The second half of a step: computes and samples what was planned.
+    pub fn run_step(&mut self) -> &StepReport {
+        let pool = Arc::clone(&self.pool);
+        let _awake = pool.begin_step();
+        batch::fill(&self.plan, &self.scheduler, &mut self.batch);
         if !self.plan.is_empty() {
             let vocab_size = self.model.vocab_size();
             let logits = self.model.forward(&self.batch, &mut self.kv_cache);
@@ -154,6 +171,18 @@ impl<M: Model> Engine<M> {
             self.outcomes.push(outcome);
             self.report.outputs.push(SequenceOutput { id: scheduled.id, result });
         }
+    }
+
+    /// Forgets every sequence and takes all blocks back: what is left to do after a step that panicked.
+    pub fn reset(&mut self) {
+        self.scheduler.reset();
+        self.sequences.clear();
+        self.row_sampler = RowSampler::new(self.pool.threads());
+    }
+
+    /// What the last step did.
+    pub fn report(&self) -> &StepReport {
+        &self.report
     }
 
     /// The plan of the last step.

@@ -52,21 +52,38 @@ pub enum Stage {
     Decode,
 }
 
+impl Stage {
+    /// The label used in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
 /// Why a request ended without a result. The server maps each to a gRPC status.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     #[error("request queue is full")]
     QueueFull { retry_after_ms: u64 },
+    #[error("the deadline passes before the queue is worked off")]
+    DeadlineUnmeetable { retry_after_ms: u64 },
     #[error("request id is already in flight")]
     DuplicateId,
     #[error("server is draining")]
     Draining,
+    #[error("the prompt has {prompt_tokens} tokens, the context holds {limit} with at least one generated token")]
+    ContextExceeded { prompt_tokens: u64, limit: u32 },
     #[error("prompt and max_tokens need {needed} KV blocks, the pool has {available}")]
     KvCapacity { needed: u64, available: u64 },
     #[error("deadline passed in {0:?}")]
     DeadlineExceeded(Stage),
     #[error("aborted")]
     Aborted,
+    #[error("the client reads too slowly")]
+    SlowConsumer,
     #[error("logits are not finite")]
     NonFiniteLogits,
     #[error("logit_bias and min_tokens leave no token to choose")]

@@ -193,6 +193,13 @@ impl Scheduler {
         invariants::check(&self.config, &self.running, &self.waiting, &self.pool);
     }
 
+    /// Forgets every sequence, whatever state they and the pool are in.
+    pub fn reset(&mut self) {
+        self.running.clear();
+        self.waiting.clear();
+        self.pool = BlockPool::new(self.config.num_blocks);
+    }
+
     pub fn config(&self) -> &SchedulerConfig {
         &self.config
     }

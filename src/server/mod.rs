@@ -1,1 +1,24 @@
-//! `server`.
+//! The gRPC server: the only user of tonic and prost.
+//!
+//! `convert` turns a message into a checked request, `inference` submits it, `writer` (a task a request) turns events
+//! into messages, `outbox` lies between that task and the client. `run` is the transport, `status` the table of errors.
+
+mod control;
+mod convert;
+mod deadline;
+mod inference;
+pub mod info;
+pub mod limits;
+mod metrics_http;
+mod observe;
+mod outbox;
+pub mod proto;
+mod run;
+pub mod state;
+mod status;
+mod tokenizer;
+mod violations;
+mod writer;
+
+pub use metrics_http::serve_metrics;
+pub use run::{Shutdown, run};

@@ -2,14 +2,20 @@
 // A test that leaves something out for want of data says so.
 #![allow(clippy::print_stderr)]
 
+mod api;
 mod bad_model;
+mod cancel;
 mod corpus;
 mod engine;
 mod exhaustive;
 mod golden;
+mod metrics;
+mod overload;
 mod sampling;
+mod serve;
 mod simulation;
 mod support;
 mod tidy;
 mod tokenizers;
 mod transparency;
+mod validation;

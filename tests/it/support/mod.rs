@@ -1,5 +1,6 @@
 //! What several topics share.
 
+pub mod client;
 pub mod fake_model;
 pub mod random;
 pub mod recording_model;

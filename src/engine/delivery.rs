@@ -1,0 +1,238 @@
+//! The actor's book of open requests: turns what a step reports into events and measurements.
+
+use super::handle::{EventSender, Shared, Submission};
+use super::request::{Event, Finish, RequestError, Stage, Timings};
+use super::ticket::{Cause, Ticket};
+use crate::types::{FinishReason, Sampled, SeqId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// One sequence of an open request.
+#[derive(Clone, Copy, Debug, Default)]
+struct Line {
+    ended: bool,
+    first_step: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    generated: u32,
+}
+
+impl Line {
+    fn stage(&self) -> Stage {
+        match (self.first_step, self.first_token) {
+            (_, Some(_)) => Stage::Decode,
+            (Some(_), None) => Stage::Prefill,
+            (None, None) => Stage::Queue,
+        }
+    }
+
+    fn timings(&self, submitted: Instant) -> Timings {
+        let ms = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => to.saturating_duration_since(from).as_secs_f64() * 1e3,
+            _ => 0.0,
+        };
+        Timings {
+            queue_ms: ms(Some(submitted), self.first_step),
+            prefill_ms: ms(self.first_step, self.first_token),
+            decode_ms: ms(self.first_token, self.last_token),
+        }
+    }
+}
+
+/// A request with sequences that have not ended.
+struct Open {
+    ticket: Arc<Ticket>,
+    events: EventSender,
+    lines: Vec<Line>,
+}
+
+impl Open {
+    fn send(&self, event: Event) {
+        if !self.events.send(event) {
+            self.ticket.cancel(Cause::SlowConsumer);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.lines.iter().all(|line| line.ended)
+    }
+}
+
+/// Open requests, keyed by the id of their first sequence: the ids of a request follow each other.
+pub(super) struct Delivery {
+    requests: BTreeMap<u64, Open>,
+    shared: Arc<Shared>,
+}
+
+impl Delivery {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { requests: BTreeMap::new(), shared }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Sequences that have not run yet.
+    pub fn num_not_started(&self) -> u32 {
+        let lines = self.requests.values().flat_map(|open| &open.lines);
+        lines.filter(|line| !line.ended && line.first_step.is_none()).count() as u32
+    }
+
+    /// Opens a request whose sequences are `first`, `first + 1`, and so on.
+    pub fn open(&mut self, first: SeqId, submission: Submission) {
+        let Submission { ticket, events, .. } = submission;
+        let lines = vec![Line::default(); ticket.n as usize];
+        self.requests.insert(first.0, Open { ticket, events, lines });
+    }
+
+    /// A sequence was computed for the first time.
+    pub fn started(&mut self, id: SeqId, now: Instant) {
+        let shared = Arc::clone(&self.shared);
+        let Some((_, open, index)) = self.find(id) else { return };
+        let Some(line) = open.lines.get_mut(index) else { return };
+        if line.first_step.replace(now).is_none() {
+            shared.admission.leave_queue(&open.ticket);
+            open.ticket.reached(Stage::Prefill);
+            shared.metrics.engine.queue_time.record(now.saturating_duration_since(open.ticket.submitted).as_secs_f64());
+        }
+    }
+
+    /// A sequence got a token, its last one if `finish` is given.
+    pub fn token(&mut self, id: SeqId, sampled: &Sampled, finish: Option<Finish>, now: Instant) {
+        let shared = Arc::clone(&self.shared);
+        let metrics = &shared.metrics.engine;
+        let Some((key, open, index)) = self.find(id) else { return };
+        let submitted = open.ticket.submitted;
+        let Some(line) = open.lines.get_mut(index) else { return };
+        match line.last_token {
+            Some(last) => metrics.inter_token.record(now.saturating_duration_since(last).as_secs_f64()),
+            None => {
+                line.first_token = Some(now);
+                open.ticket.reached(Stage::Decode);
+                metrics.ttft.record(now.saturating_duration_since(submitted).as_secs_f64());
+            }
+        }
+        line.last_token = Some(now);
+        line.generated += 1;
+        metrics.generation.increment(1);
+        let timings = line.timings(submitted);
+        line.ended = finish.is_some();
+        let line = *line;
+        let done = open.is_done();
+        if let Some(finish) = finish {
+            record_finish(&shared, &open.ticket, &line, finish.reason, now);
+        }
+        if done {
+            // The id is free before the client can know that the request ended.
+            shared.admission.leave(&open.ticket);
+        }
+        open.send(Event::Token { index: index as u32, sampled: sampled.clone(), finish, timings });
+        if done {
+            self.requests.remove(&key);
+        }
+    }
+
+    /// Ends what the edge wants ended: stopped sequences, cancelled and expired requests. `abort` takes a sequence out
+    /// of the engine.
+    pub fn reap(&mut self, now: Instant, abort: &mut dyn FnMut(SeqId)) {
+        let mut doomed = Vec::new();
+        for (&key, open) in &mut self.requests {
+            if open.ticket.cause().is_none() && open.ticket.deadline.is_some_and(|deadline| deadline <= now) {
+                open.ticket.cancel(Cause::Deadline);
+            }
+            if let Some(cause) = open.ticket.cause() {
+                doomed.push((key, Some(cause)));
+                continue;
+            }
+            for (index, line) in open.lines.iter_mut().enumerate() {
+                if !line.ended && open.ticket.is_stopped(index as u32) {
+                    line.ended = true;
+                    abort(SeqId(key + index as u64));
+                    record_finish(&self.shared, &open.ticket, line, FinishReason::Stop, now);
+                }
+            }
+            if open.is_done() {
+                doomed.push((key, None));
+            }
+        }
+        for (key, cause) in doomed {
+            match cause {
+                Some(cause) => self.cancel(key, cause, now, abort),
+                None => self.close(key),
+            }
+        }
+    }
+
+    fn cancel(&mut self, key: u64, cause: Cause, now: Instant, abort: &mut dyn FnMut(SeqId)) {
+        let Some(open) = self.requests.get(&key) else { return };
+        let metrics = &self.shared.metrics;
+        for line in open.lines.iter().filter(|line| !line.ended) {
+            metrics.count_cancelled(line.stage().as_str());
+            let prompt = if line.first_token.is_some() { open.ticket.prompt_tokens } else { 0 };
+            metrics.engine.wasted_cancel.increment(u64::from(prompt) + u64::from(line.generated));
+        }
+        let since = open.ticket.since_cancel(now);
+        let error = open.ticket.error(cause);
+        self.fail(key, error, abort);
+        self.shared.metrics.engine.cancel_latency.record(since.as_secs_f64());
+    }
+
+    /// Ends the request of sequence `id` with an error, its other sequences too.
+    pub fn fail_sequence(&mut self, id: SeqId, error: RequestError, abort: &mut dyn FnMut(SeqId)) {
+        if let Some((key, ..)) = self.find(id) {
+            self.fail(key, error, abort);
+        }
+    }
+
+    /// The engine lost its state: what ran has failed, what waited may be tried again.
+    pub fn fail_all(&mut self) {
+        let keys: Vec<(u64, Stage)> = self.requests.iter().map(|(&key, open)| (key, open.ticket.stage())).collect();
+        for (key, stage) in keys {
+            let error = match stage {
+                Stage::Queue => RequestError::EngineRestart,
+                Stage::Prefill | Stage::Decode => RequestError::EngineFault,
+            };
+            self.fail(key, error, &mut |_| {});
+        }
+    }
+
+    fn fail(&mut self, key: u64, error: RequestError, abort: &mut dyn FnMut(SeqId)) {
+        let Some(open) = self.requests.get(&key) else { return };
+        for (index, line) in open.lines.iter().enumerate().filter(|(_, line)| !line.ended) {
+            abort(SeqId(key + index as u64));
+            if line.first_step.is_none() {
+                self.shared.admission.leave_queue(&open.ticket);
+            }
+        }
+        self.shared.admission.leave(&open.ticket);
+        open.send(Event::Failed(error));
+        self.requests.remove(&key);
+    }
+
+    /// Forgets a request that has ended well.
+    fn close(&mut self, key: u64) {
+        if let Some(open) = self.requests.remove(&key) {
+            self.shared.admission.leave(&open.ticket);
+        }
+    }
+
+    fn find(&mut self, id: SeqId) -> Option<(u64, &mut Open, usize)> {
+        let (&key, open) = self.requests.range_mut(..=id.0).next_back()?;
+        let index = usize::try_from(id.0 - key).ok()?;
+        (index < open.lines.len()).then_some((key, open, index))
+    }
+}
+
+fn record_finish(shared: &Shared, ticket: &Ticket, line: &Line, reason: FinishReason, now: Instant) {
+    let metrics = &shared.metrics.engine;
+    shared.metrics.count_finished(reason.as_str());
+    metrics.e2e.record(now.saturating_duration_since(ticket.submitted).as_secs_f64());
+    metrics.prompt_tokens.record(f64::from(ticket.prompt_tokens));
+    metrics.generation_tokens.record(f64::from(line.generated));
+    if let (Some(first), Some(last), 2..) = (line.first_token, line.last_token, line.generated) {
+        let mean = last.saturating_duration_since(first) / (line.generated - 1);
+        metrics.per_output_token.record(mean.as_secs_f64());
+    }
+}

@@ -1,0 +1,372 @@
+//! The engine as the rest of the process sees it: submit a request, get its stream of events.
+
+use super::admission::Admission;
+pub use super::admission::QueueLimits;
+pub use super::load::LoadSnapshot;
+use super::load::{EngineCounts, LoadWindow};
+use super::request::{Event, NewRequest, RequestError, Stage};
+pub use super::ticket::Cause;
+use super::ticket::Ticket;
+use crate::metrics::Metrics;
+use crossbeam_channel::{Sender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// Events that may lie between the actor and the stream's task. Far more than a task that runs at all leaves unread.
+const MAX_EVENTS: usize = 1 << 16;
+/// Bounds of the advice when to try again.
+const RETRY_MS: std::ops::RangeInclusive<f64> = 100.0..=60_000.0;
+
+/// What the edge must know of the engine to judge a request without asking it.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineFacts {
+    pub vocab_size: usize,
+    /// Tokens of prompt and completion together.
+    pub max_model_len: u32,
+    pub max_num_seqs: u32,
+    pub max_num_batched_tokens: u32,
+    pub block_size: u32,
+    pub num_blocks: u32,
+}
+
+impl EngineFacts {
+    /// Blocks that a sequence of `prompt` and `max_tokens` tokens may come to hold: the scheduler's own rule.
+    pub fn blocks_needed(&self, prompt: usize, max_tokens: u32) -> u64 {
+        let tokens = (prompt as u64).saturating_add(u64::from(max_tokens)).min(u64::from(self.max_model_len));
+        tokens.div_ceil(u64::from(self.block_size.max(1)))
+    }
+}
+
+/// What the handles and the actor share.
+pub(super) struct Shared {
+    pub facts: EngineFacts,
+    pub admission: Admission,
+    pub load: Mutex<LoadWindow>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    pub fn load(&self) -> MutexGuard<'_, LoadWindow> {
+        // A window of measurements is valid whatever happened to its last holder.
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The load now.
+    pub fn snapshot(&self) -> LoadSnapshot {
+        let (counts, (prefill, decode), (p50, p99)) = {
+            let window = self.load();
+            (window.counts, window.rates(), window.step_ms())
+        };
+        let waiting_tokens = self.admission.queued_tokens();
+        LoadSnapshot {
+            running: counts.running,
+            waiting: self.waiting(&counts),
+            waiting_tokens,
+            kv_blocks_used: counts.kv_used,
+            kv_blocks_cached: counts.kv_cached,
+            kv_blocks_free: counts.kv_free,
+            kv_blocks_total: counts.kv_total,
+            batch_sequences: counts.batch_sequences,
+            prefill_per_second: prefill,
+            decode_per_second: decode,
+            step_ms_p50: p50,
+            step_ms_p99: p99,
+            estimated_wait_ms: if prefill > 0.0 { waiting_tokens as f64 / prefill * 1e3 } else { 0.0 },
+            saturation: self.saturation(&counts),
+            draining: self.admission.is_draining(),
+        }
+    }
+}
+
+impl Shared {
+    fn waiting(&self, counts: &EngineCounts) -> u32 {
+        u32::try_from(self.admission.queued()).unwrap_or(u32::MAX).saturating_add(counts.preempted)
+    }
+
+    fn saturation(&self, counts: &EngineCounts) -> f64 {
+        let running = share(counts.running, counts.max_num_seqs);
+        running.max(share(counts.kv_used, counts.kv_total)).max(self.admission.fullness()).min(1.0)
+    }
+
+    /// Brings the gauges up to now.
+    pub fn set_gauges(&self) {
+        let counts = self.load().counts;
+        let gauges = &self.metrics.engine;
+        gauges.running.set(f64::from(counts.running));
+        gauges.waiting.set(f64::from(self.waiting(&counts)));
+        gauges.kv_used.set(f64::from(counts.kv_used));
+        gauges.kv_cached.set(f64::from(counts.kv_cached));
+        gauges.kv_free.set(f64::from(counts.kv_free));
+        gauges.kv_total.set(f64::from(counts.kv_total));
+        gauges.kv_usage.set(share(counts.kv_used, counts.kv_total));
+        gauges.batch_sequences.set(f64::from(counts.batch_sequences));
+        gauges.saturation.set(self.saturation(&counts));
+        gauges.draining.set(if self.admission.is_draining() { 1.0 } else { 0.0 });
+    }
+}
+
+fn share(part: u32, whole: u32) -> f64 {
+    if whole == 0 { 0.0 } else { f64::from(part) / f64::from(whole) }
+}
+
+/// A request on its way to the actor.
+pub(super) struct Submission {
+    pub request: NewRequest,
+    pub ticket: Arc<Ticket>,
+    pub events: EventSender,
+}
+
+/// The actor's end of a stream of events.
+pub(super) struct EventSender(mpsc::Sender<Event>);
+
+impl EventSender {
+    /// Delivers without waiting. False when the stream's task left too many events lying; a dropped stream has told so
+    /// through its ticket.
+    pub fn send(&self, event: Event) -> bool {
+        !matches!(self.0.try_send(event), Err(mpsc::error::TrySendError::Full(_)))
+    }
+}
+
+/// A way to the engine. Cheap to clone; the actor ends when the last one is gone.
+#[derive(Clone)]
+pub struct EngineHandle {
+    pub(super) shared: Arc<Shared>,
+    pub(super) inbox: Sender<Submission>,
+}
+
+impl EngineHandle {
+    /// Puts a request into the queue, or refuses it at once: never waits for a step. Dropping the stream ends it.
+    pub fn submit(&self, request: NewRequest) -> Result<EventStream, RequestError> {
+        self.fits(&request)?;
+        let now = Instant::now();
+        self.meets_its_deadline(&request, now)?;
+        let ticket = self.shared.admission.enter(&request, now).map_err(|error| match error {
+            RequestError::QueueFull { .. } => RequestError::QueueFull { retry_after_ms: self.retry_after_ms() },
+            other => other,
+        })?;
+        let (events, receiver) = mpsc::channel(self.event_bound(&request));
+        let submission = Submission { request, ticket: Arc::clone(&ticket), events: EventSender(events) };
+        match self.inbox.try_send(submission) {
+            Ok(()) => Ok(EventStream::new(receiver, ticket, Arc::clone(&self.shared))),
+            Err(error) => {
+                for _ in 0..ticket.n {
+                    self.shared.admission.leave_queue(&ticket);
+                }
+                self.shared.admission.leave(&ticket);
+                match error {
+                    TrySendError::Full(_) => Err(RequestError::QueueFull { retry_after_ms: self.retry_after_ms() }),
+                    TrySendError::Disconnected(_) => Err(RequestError::EngineRestart),
+                }
+            }
+        }
+    }
+
+    fn fits(&self, request: &NewRequest) -> Result<(), RequestError> {
+        let (prompt_tokens, limit) = (request.prompt.len(), self.shared.facts.max_model_len);
+        if prompt_tokens as u64 >= u64::from(limit) {
+            return Err(RequestError::ContextExceeded { prompt_tokens: prompt_tokens as u64, limit });
+        }
+        let needed = self.shared.facts.blocks_needed(request.prompt.len(), request.params.stopping.max_tokens);
+        let available = u64::from(self.shared.facts.num_blocks);
+        if needed > available {
+            return Err(RequestError::KvCapacity { needed, available });
+        }
+        Ok(())
+    }
+
+    /// Refuses what has no hope: the estimate must miss the deadline by a factor of two, since it is an estimate.
+    fn meets_its_deadline(&self, request: &NewRequest, now: Instant) -> Result<(), RequestError> {
+        let Some(deadline) = request.deadline else { return Ok(()) };
+        let left = deadline.saturating_duration_since(now);
+        if left.is_zero() {
+            return Err(RequestError::DeadlineExceeded(Stage::Queue));
+        }
+        if self.shared.snapshot().estimated_wait_ms / 2.0 > left.as_secs_f64() * 1e3 {
+            return Err(RequestError::DeadlineUnmeetable { retry_after_ms: self.retry_after_ms() });
+        }
+        Ok(())
+    }
+
+    fn retry_after_ms(&self) -> u64 {
+        self.shared.snapshot().estimated_wait_ms.clamp(*RETRY_MS.start(), *RETRY_MS.end()) as u64
+    }
+
+    /// One event a token and one for the end: the channel cannot fill up unless the bound was cut.
+    fn event_bound(&self, request: &NewRequest) -> usize {
+        let tokens = u64::from(request.params.stopping.max_tokens.min(self.shared.facts.max_model_len));
+        let events = (tokens + 1).saturating_mul(u64::from(request.n));
+        usize::try_from(events).unwrap_or(MAX_EVENTS).clamp(1, MAX_EVENTS)
+    }
+
+    /// Ends a request with [`RequestError::Aborted`]. False when no such request is in flight.
+    pub fn abort(&self, request_id: &str) -> bool {
+        self.shared.admission.cancel(request_id, Cause::Admin)
+    }
+
+    /// The load now.
+    pub fn load(&self) -> LoadSnapshot {
+        self.shared.snapshot()
+    }
+
+    /// Brings the gauges up to date: the queue changes between steps, too.
+    pub fn refresh_gauges(&self) {
+        self.shared.set_gauges();
+    }
+
+    pub fn facts(&self) -> EngineFacts {
+        self.shared.facts
+    }
+
+    pub fn queue_limits(&self) -> QueueLimits {
+        self.shared.admission.limits()
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Requests in flight.
+    pub fn num_requests(&self) -> usize {
+        self.shared.admission.num_requests()
+    }
+
+    /// Refuses new requests from now on; those in flight go on.
+    pub fn drain(&self) {
+        self.shared.admission.drain();
+        self.shared.set_gauges();
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.shared.admission.is_draining()
+    }
+
+    /// Ends all requests in flight with [`RequestError::Draining`].
+    pub fn end_all(&self) {
+        self.shared.admission.cancel_all(Cause::Drain);
+    }
+
+    /// Whether the actor has given up.
+    pub fn is_closed(&self) -> bool {
+        self.shared.admission.is_closed()
+    }
+}
+
+/// The events of one request: tokens, and `Failed` at most once, as the last. Dropping it ends the request.
+pub struct EventStream {
+    events: mpsc::Receiver<Event>,
+    ticket: Arc<Ticket>,
+    shared: Arc<Shared>,
+    /// Which sequences are still to finish.
+    open: Vec<bool>,
+    failed: bool,
+}
+
+/// Ends a request from another task than the one that owns its stream.
+#[derive(Clone, Debug)]
+pub struct Canceller(Arc<Ticket>);
+
+impl Canceller {
+    pub fn new(ticket: Arc<Ticket>) -> Self {
+        Self(ticket)
+    }
+
+    pub fn cancel(&self, cause: Cause) {
+        self.0.cancel(cause);
+    }
+}
+
+impl EventStream {
+    fn new(events: mpsc::Receiver<Event>, ticket: Arc<Ticket>, shared: Arc<Shared>) -> Self {
+        let open = vec![true; ticket.n as usize];
+        Self { events, ticket, shared, open, failed: false }
+    }
+
+    /// The next event; `None` after the last. Never later than the deadline by more than a timer tick.
+    pub async fn recv(&mut self) -> Option<Event> {
+        loop {
+            if self.is_done() {
+                return None;
+            }
+            let event = match self.ticket.deadline {
+                None => self.events.recv().await,
+                Some(deadline) => match tokio::time::timeout_at(deadline.into(), self.events.recv()).await {
+                    Ok(event) => event,
+                    Err(_) => {
+                        self.ticket.cancel(Cause::Deadline);
+                        Some(Event::Failed(self.ending()))
+                    }
+                },
+            };
+            match event.unwrap_or_else(|| Event::Failed(self.ending())) {
+                // What the actor sent before it saw that the sequence was stopped.
+                Event::Token { index, .. } if !self.is_open(index) => {}
+                event => {
+                    self.note(&event);
+                    return Some(event);
+                }
+            }
+        }
+    }
+
+    /// Sequence `index` needs no more tokens: a stop string was found. Not an abort: it finished.
+    pub fn finish(&mut self, index: u32) {
+        self.close(index);
+        self.ticket.stop(index);
+    }
+
+    /// For a task that sees the client go before this stream's owner does.
+    pub fn canceller(&self) -> Canceller {
+        Canceller::new(Arc::clone(&self.ticket))
+    }
+
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Token { index, finish: Some(_), .. } => self.close(*index),
+            Event::Token { .. } => {}
+            Event::Failed(_) => {
+                self.failed = true;
+                self.shared.admission.leave(&self.ticket);
+            }
+        }
+    }
+
+    /// Why a stream without a last event ended.
+    fn ending(&self) -> RequestError {
+        match self.ticket.cause() {
+            Some(cause) => self.ticket.error(cause),
+            None if self.ticket.stage() == Stage::Queue => RequestError::EngineRestart,
+            None => RequestError::EngineFault,
+        }
+    }
+
+    fn is_open(&self, index: u32) -> bool {
+        self.open.get(index as usize).copied().unwrap_or(false)
+    }
+
+    fn close(&mut self, index: u32) {
+        if let Some(open) = self.open.get_mut(index as usize) {
+            *open = false;
+        }
+        if self.is_done() {
+            // Before the client can know of the end: it may use the id again at once.
+            self.shared.admission.leave(&self.ticket);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.failed || !self.open.contains(&true)
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        if !self.is_done() {
+            self.ticket.cancel(Cause::Client);
+            self.shared.admission.leave(&self.ticket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Around every RPC: counts how it ended, and turns tonic's own errors into those of the table.
+
+use super::state::ServerState;
+use super::status;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tonic::body::Body;
+use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic::service::Routes;
+use tonic::{Code, Status};
+use tower::Service;
+
+/// Names of RPCs as metrics show them, by path.
+const RPCS: [(&str, &str); 12] = [
+    ("/llorch.v1.Inference/Generate", "Generate"),
+    ("/llorch.v1.Inference/Complete", "Complete"),
+    ("/llorch.v1.Tokenizer/Tokenize", "Tokenize"),
+    ("/llorch.v1.Tokenizer/Detokenize", "Detokenize"),
+    ("/llorch.v1.Control/GetServerInfo", "GetServerInfo"),
+    ("/llorch.v1.Control/GetModelInfo", "GetModelInfo"),
+    ("/llorch.v1.Control/GetLoad", "GetLoad"),
+    ("/llorch.v1.Control/WatchLoad", "WatchLoad"),
+    ("/llorch.v1.Control/Abort", "Abort"),
+    ("/grpc.health.v1.Health/Check", "Check"),
+    ("/grpc.health.v1.Health/Watch", "Watch"),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "ServerReflectionInfo"),
+];
+
+/// The routes of one connection.
+#[derive(Clone)]
+pub(super) struct Observe {
+    routes: Routes,
+    state: Arc<ServerState>,
+}
+
+/// One RPC. Its drop is the end, whoever caused it.
+struct Report {
+    state: Arc<ServerState>,
+    rpc: &'static str,
+    is_inference: bool,
+    code: Option<Code>,
+}
+
+/// A response body that waits for its trailers.
+pub(super) struct Observed {
+    body: Body,
+    report: Report,
+}
+
+impl Observe {
+    pub fn new(routes: Routes, state: Arc<ServerState>) -> Self {
+        Self { routes, state }
+    }
+}
+
+impl Report {
+    fn new(state: Arc<ServerState>, path: &str) -> Self {
+        let rpc = RPCS.iter().find(|(known, _)| *known == path).map_or("other", |(_, name)| name);
+        let is_inference = path.starts_with("/llorch.v1.Inference/");
+        if is_inference {
+            state.open_rpcs.send_modify(|open| *open += 1);
+        }
+        Self { state, rpc, is_inference, code: None }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let code = self.code.unwrap_or(Code::Cancelled);
+        self.state.metrics.count_rpc(self.rpc, status::code_name(code));
+        if self.is_inference {
+            self.state.open_rpcs.send_modify(|open| *open -= 1);
+        }
+    }
+}
+
+impl Service<Request<Incoming>> for Observe {
+    type Response = Response<Observed>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let mut report = Report::new(Arc::clone(&self.state), request.uri().path());
+        let limit = self.state.limits.max_message_bytes;
+        let response = self.routes.call(request);
+        Box::pin(async move {
+            let Ok(response) = response.await;
+            let Some(status) = code_of(response.headers()).and(Status::from_header_map(response.headers())) else {
+                return Ok(response.map(|body| Observed { body, report }));
+            };
+            let own = translate(&status, limit);
+            let response = own.map_or(response, |status| {
+                report.code = Some(status.code());
+                status.into_http()
+            });
+            report.code = report.code.or(Some(status.code()));
+            Ok(response.map(|body| Observed { body, report }))
+        })
+    }
+}
+
+/// What tonic says of a message it could not read, in the words of the table. Ours always carry details.
+fn translate(status: &Status, limit: usize) -> Option<Status> {
+    match status.code() {
+        Code::OutOfRange if status.details().is_empty() => Some(status::message_too_large(limit)),
+        Code::Internal if status.details().is_empty() => {
+            Some(status::invalid_field("message", "is not a message of this RPC"))
+        }
+        Code::Unknown => Some(status::with_reason(Code::Internal, "ENGINE_FAULT", "an error without a code")),
+        _ => None,
+    }
+}
+
+fn code_of(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+impl HttpBody for Observed {
+    type Data = <Body as HttpBody>::Data;
+    type Error = <Body as HttpBody>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.report.code = code_of(trailers);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

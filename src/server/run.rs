@@ -1,0 +1,223 @@
+//! The transport: accepts connections, serves HTTP/2 with every limit set, and drains.
+//!
+//! tonic's own transport is not used: it answers a passed deadline with CANCELLED, sets no limit on streams unless told
+//! otherwise, and cannot bound the time that a shutdown takes.
+
+use super::control::ControlService;
+use super::inference::InferenceService;
+use super::limits::ServerLimits;
+use super::observe::Observe;
+use super::proto;
+use super::proto::control_server::ControlServer;
+use super::proto::inference_server::InferenceServer;
+use super::proto::tokenizer_server::TokenizerServer;
+use super::state::{Phase, ServerState};
+use super::tokenizer::TokenizerService;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+/// What is asked of a running server. Only ever goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shutdown {
+    No,
+    /// Finish what is running, take nothing new.
+    Drain,
+    /// End everything.
+    Now,
+}
+
+/// How long requests may take to notice that they are ended, and connections to close, before they are dropped.
+const GRACE: Duration = Duration::from_secs(1);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+const INFERENCE: &str = "llorch.v1.Inference";
+
+/// Serves `state` on `listener` until `shutdown` says otherwise; then drains for up to the limit's `drain_timeout`. A
+/// sender that is dropped means [`Shutdown::Now`].
+pub async fn run(
+    listener: TcpListener,
+    state: Arc<ServerState>,
+    mut shutdown: watch::Receiver<Shutdown>,
+) -> io::Result<()> {
+    let health = HealthReporter::new();
+    let routes = routes(&state, health.clone())?;
+    let (closing, closed) = watch::channel(false);
+    let mut side = JoinSet::new();
+    side.spawn(report_health(Arc::clone(&state), health));
+    side.spawn(upkeep(Arc::clone(&state)));
+    let acceptor = Acceptor { service: Observe::new(routes, Arc::clone(&state)), state: Arc::clone(&state), closed };
+    let mut connections = JoinSet::new();
+    tokio::select! {
+        () = acceptor.accept(&listener, &mut connections) => {}
+        () = drain(&state, &mut shutdown) => {}
+    }
+    drop(listener);
+    state.advance(Phase::Stopped);
+    let _ = closing.send(true);
+    let all_closed = async { while connections.join_next().await.is_some() {} };
+    if timeout(GRACE, all_closed).await.is_err() {
+        tracing::warn!("clients did not close their connections in time; they are dropped");
+    }
+    Ok(())
+}
+
+fn routes(state: &Arc<ServerState>, health: HealthReporter) -> io::Result<Routes> {
+    let max = state.limits.max_message_bytes;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(io::Error::other)?;
+    let health = tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health),
+    );
+    Ok(Routes::new(InferenceServer::new(InferenceService(Arc::clone(state))).max_decoding_message_size(max))
+        .add_service(TokenizerServer::new(TokenizerService(Arc::clone(state))).max_decoding_message_size(max))
+        .add_service(ControlServer::new(ControlService(Arc::clone(state))).max_decoding_message_size(max))
+        .add_service(health)
+        .add_service(reflection)
+        .prepare())
+}
+
+/// Tells health what phase the server is in.
+async fn report_health(state: Arc<ServerState>, health: HealthReporter) {
+    let mut phase = state.phase.subscribe();
+    loop {
+        let serving = *phase.borrow_and_update() == Phase::Serving;
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        health.set_service_status("", status).await;
+        health.set_service_status(INFERENCE, status).await;
+        if phase.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn upkeep(state: Arc<ServerState>) {
+    loop {
+        sleep(UPKEEP_INTERVAL).await;
+        state.metrics.upkeep();
+    }
+}
+
+/// Waits for the order to stop, then for the requests to end: by themselves, or by force after the timeout or the
+/// second order. New connections and requests are still answered meanwhile: with UNAVAILABLE.
+async fn drain(state: &ServerState, shutdown: &mut watch::Receiver<Shutdown>) {
+    let _ = shutdown.wait_for(|s| *s >= Shutdown::Drain).await;
+    state.advance(Phase::Draining);
+    if let Some(engine) = state.engine() {
+        engine.drain();
+    }
+    let give_up = Instant::now() + state.limits.drain_timeout;
+    let mut open = state.open_rpcs.subscribe();
+    tracing::info!(open = *open.borrow(), timeout = ?state.limits.drain_timeout, "draining");
+    let all_done = open.wait_for(|open| *open == 0);
+    let drained = tokio::select! {
+        done = timeout_at(give_up, all_done) => done.is_ok(),
+        _ = shutdown.wait_for(|s| *s >= Shutdown::Now) => false,
+    };
+    if drained {
+        return;
+    }
+    tracing::warn!(open = *open.borrow(), "ending the requests that are still open");
+    if let Some(engine) = state.engine() {
+        engine.end_all();
+    }
+    let _ = timeout(GRACE, open.wait_for(|open| *open == 0)).await;
+}
+
+struct Acceptor {
+    service: Observe,
+    state: Arc<ServerState>,
+    closed: watch::Receiver<bool>,
+}
+
+impl Acceptor {
+    /// Accepts for ever.
+    async fn accept(&self, listener: &TcpListener, connections: &mut JoinSet<()>) {
+        let places = Arc::new(Semaphore::new(self.state.limits.max_connections as usize));
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) if is_about_one_connection(&error) => continue,
+                Err(error) => {
+                    // No descriptors or no memory: trying at once again would burn a core.
+                    tracing::warn!(%error, "cannot accept connections");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(1));
+                    continue;
+                }
+            };
+            pause = Duration::from_millis(50);
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                tracing::debug!("too many connections; one is turned away");
+                continue;
+            };
+            let (service, limits, closed) = (self.service.clone(), self.state.limits, self.closed.clone());
+            let gauge = self.state.metrics.connections.clone();
+            connections.spawn(async move {
+                let _place = place;
+                gauge.increment(1.0);
+                if let Err(error) = serve_connection(stream, service, &limits, closed).await {
+                    tracing::debug!(%error, "connection ended");
+                }
+                gauge.decrement(1.0);
+            });
+        }
+    }
+}
+
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+async fn serve_connection(
+    stream: TcpStream,
+    service: Observe,
+    limits: &ServerLimits,
+    mut closed: watch::Receiver<bool>,
+) -> Ended {
+    stream.set_nodelay(true)?;
+    tokio::select! {
+        ready = timeout(limits.first_byte_timeout, stream.readable()) => ready??,
+        _ = closed.wait_for(|closed| *closed) => return Ok(()),
+    }
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .max_header_list_size(limits.max_header_list_bytes)
+        .max_pending_accept_reset_streams(limits.max_pending_resets)
+        .max_local_error_reset_streams(256)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .max_send_buf_size(limits.max_send_buffer_bytes)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return Ok(ended?),
+        _ = closed.wait_for(|closed| *closed) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    Ok(connection.await?)
+}

@@ -1,0 +1,98 @@
+//! What all RPCs share.
+
+use super::info::{ModelInfo, ServerInfo};
+use super::limits::ServerLimits;
+use super::status;
+use crate::engine::handle::EngineHandle;
+use crate::metrics::Metrics;
+use crate::text::Tokenizer;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{Semaphore, watch};
+use tonic::Status;
+
+/// Where the server is in its life. Only ever goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// No model yet.
+    Loading,
+    Serving,
+    /// No new requests.
+    Draining,
+    /// Streams without an end of their own end now.
+    Stopped,
+}
+
+/// A model that is served.
+pub struct Loaded {
+    pub engine: EngineHandle,
+    pub tokenizer: Arc<Tokenizer>,
+    pub info: ModelInfo,
+    pub fingerprint: String,
+}
+
+/// One a server.
+pub struct ServerState {
+    pub limits: ServerLimits,
+    pub info: ServerInfo,
+    pub metrics: Arc<Metrics>,
+    pub(super) phase: watch::Sender<Phase>,
+    /// RPCs of Inference that are not answered to the end.
+    pub(super) open_rpcs: watch::Sender<usize>,
+    /// Threads that encode long texts.
+    pub(super) encoders: Arc<Semaphore>,
+    /// Texts that wait for or hold one of them.
+    pub(super) encodes: Arc<Semaphore>,
+    model: OnceLock<Loaded>,
+}
+
+impl ServerState {
+    /// A server without a model: it answers UNAVAILABLE until [`ServerState::set_model`].
+    pub fn new(info: ServerInfo, limits: ServerLimits, metrics: Arc<Metrics>) -> Arc<Self> {
+        metrics.set_build_info(&info.isa, info.threads);
+        Arc::new(Self {
+            limits,
+            info,
+            metrics,
+            phase: watch::Sender::new(Phase::Loading),
+            open_rpcs: watch::Sender::new(0),
+            encoders: Arc::new(Semaphore::new(limits.max_encoders)),
+            encodes: Arc::new(Semaphore::new(limits.max_encoders + limits.max_waiting_encodes)),
+            model: OnceLock::new(),
+        })
+    }
+
+    /// Serves `engine` from now on. A second call changes nothing.
+    pub fn set_model(&self, engine: EngineHandle, tokenizer: Arc<Tokenizer>, info: ModelInfo) {
+        self.metrics.set_model_info(&info.name, &info.architecture, &info.file_type);
+        let fingerprint = self.info.fingerprint(&info);
+        if self.model.set(Loaded { engine, tokenizer, info, fingerprint }).is_ok() {
+            self.advance(Phase::Serving);
+        }
+    }
+
+    /// The model, or UNAVAILABLE.
+    pub(super) fn loaded(&self) -> Result<&Loaded, Status> {
+        self.model.get().ok_or_else(status::loading)
+    }
+
+    pub(super) fn engine(&self) -> Option<&EngineHandle> {
+        self.model.get().map(|loaded| &loaded.engine)
+    }
+
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Whether requests are taken: a model is loaded, its engine lives, and the server does not drain.
+    pub fn is_ready(&self) -> bool {
+        self.phase() == Phase::Serving && self.engine().is_some_and(|engine| !engine.is_closed())
+    }
+
+    pub(super) fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let forward = *phase < to;
+            *phase = (*phase).max(to);
+            forward
+        });
+    }
+}

@@ -1,0 +1,153 @@
+//! The table of errors: which status, which reason (`specs/api.md`). Every status but tonic's own is made here.
+
+use crate::engine::request::{RequestError, Stage};
+use std::collections::HashMap;
+use std::time::Duration;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+const DOMAIN: &str = "llorch";
+
+/// A status with its ErrorInfo.
+pub(super) fn with_reason(code: Code, reason: &str, message: impl Into<String>) -> Status {
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
+}
+
+/// Violations that the message of a status spells out; the details have all of them.
+const SPELT_OUT: usize = 4;
+
+/// Every violation at once.
+pub(super) fn invalid(violations: Vec<FieldViolation>) -> Status {
+    let spelt_out = violations.iter().take(SPELT_OUT).map(|v| format!("{}: {}", v.field, v.description));
+    let mut text = spelt_out.collect::<Vec<_>>().join("; ");
+    if violations.len() > SPELT_OUT {
+        text.push_str("; and more, see the details");
+    }
+    let mut details = ErrorDetails::with_error_info("FIELD_INVALID", DOMAIN, HashMap::new());
+    details.set_bad_request(violations);
+    Status::with_error_details(Code::InvalidArgument, text, details)
+}
+
+/// One violation.
+pub(super) fn invalid_field(field: &str, description: impl Into<String>) -> Status {
+    invalid(vec![FieldViolation::new(field, description)])
+}
+
+/// Fields that this build does not know how to honour.
+pub(super) fn unimplemented(fields: &[&str]) -> Status {
+    let names = fields.join(", ");
+    let metadata = HashMap::from([("fields".to_owned(), names.clone())]);
+    let details = ErrorDetails::with_error_info("FIELD_UNIMPLEMENTED", DOMAIN, metadata);
+    Status::with_error_details(Code::Unimplemented, format!("not built yet: {names}"), details)
+}
+
+pub(super) fn loading() -> Status {
+    with_reason(Code::Unavailable, "LOADING", "the model is being loaded")
+}
+
+pub(super) fn draining() -> Status {
+    with_reason(Code::Unavailable, "DRAINING", "the server is draining")
+}
+
+pub(super) fn model_not_found(name: &str) -> Status {
+    let name: String = name.chars().take(64).collect();
+    with_reason(Code::NotFound, "MODEL_NOT_FOUND", format!("model {name:?} is not loaded"))
+}
+
+pub(super) fn request_not_found() -> Status {
+    with_reason(Code::NotFound, "REQUEST_NOT_FOUND", "no such request is in flight")
+}
+
+pub(super) fn message_too_large(limit: usize) -> Status {
+    let message = format!("the message is larger than {limit} bytes");
+    with_reason(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
+}
+
+pub(super) fn slow_consumer() -> Status {
+    with_reason(Code::ResourceExhausted, "SLOW_CONSUMER", "the client reads too slowly")
+}
+
+pub(super) fn sequence_panic() -> Status {
+    with_reason(Code::Internal, "SEQUENCE_PANIC", "a panic ended the request")
+}
+
+pub(super) fn queue_full(retry_after_ms: u64) -> Status {
+    retryable("QUEUE_FULL", "the request queue is full", retry_after_ms)
+}
+
+pub(super) fn deadline(stage: Stage) -> Status {
+    let (reason, text) = match stage {
+        Stage::Queue => ("IN_QUEUE", "the deadline passed in the queue"),
+        Stage::Prefill => ("IN_PREFILL", "the deadline passed while the prompt was computed"),
+        Stage::Decode => ("IN_DECODE", "the deadline passed while tokens were generated"),
+    };
+    with_reason(Code::DeadlineExceeded, reason, text)
+}
+
+/// RESOURCE_EXHAUSTED with the advice when to try again, for applications and for libraries.
+fn retryable(reason: &str, message: &str, retry_after_ms: u64) -> Status {
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    details.set_retry_info(Some(Duration::from_millis(retry_after_ms)));
+    let mut status = Status::with_error_details(Code::ResourceExhausted, message, details);
+    status.metadata_mut().insert("grpc-retry-pushback-ms", MetadataValue::from(retry_after_ms));
+    status
+}
+
+/// The status of an engine error.
+pub(super) fn of(error: &RequestError) -> Status {
+    let text = error.to_string();
+    match error {
+        RequestError::QueueFull { retry_after_ms } => queue_full(*retry_after_ms),
+        RequestError::DeadlineUnmeetable { retry_after_ms } => retryable("DEADLINE_UNMEETABLE", &text, *retry_after_ms),
+        RequestError::DuplicateId => with_reason(Code::AlreadyExists, "REQUEST_ID_IN_FLIGHT", text),
+        RequestError::Draining => draining(),
+        RequestError::ContextExceeded { .. } => with_reason(Code::OutOfRange, "CONTEXT_EXCEEDED", text),
+        RequestError::KvCapacity { .. } => with_reason(Code::OutOfRange, "KV_CAPACITY", text),
+        RequestError::DeadlineExceeded(stage) => deadline(*stage),
+        RequestError::Aborted => with_reason(Code::Cancelled, "ADMIN", "the request was aborted"),
+        RequestError::SlowConsumer => slow_consumer(),
+        RequestError::AllMasked => invalid_field("sampling.logit_bias", text),
+        RequestError::NonFiniteLogits => with_reason(Code::Internal, "NON_FINITE_LOGITS", text),
+        RequestError::SequencePanic => sequence_panic(),
+        RequestError::EngineFault => with_reason(Code::Internal, "ENGINE_FAULT", text),
+        RequestError::EngineRestart => with_reason(Code::Unavailable, "ENGINE_RESTART", text),
+    }
+}
+
+/// The `reason` label of `llorch_admission_rejections_total`, for errors that are refusals.
+pub(super) fn rejection(error: &RequestError) -> Option<&'static str> {
+    match error {
+        RequestError::QueueFull { .. } => Some("queue_full"),
+        RequestError::DeadlineUnmeetable { .. } => Some("deadline_unmeetable"),
+        RequestError::Draining => Some("draining"),
+        RequestError::KvCapacity { .. } => Some("kv_capacity"),
+        RequestError::ContextExceeded { .. } => Some("context_exceeded"),
+        RequestError::DuplicateId => Some("duplicate_id"),
+        RequestError::EngineRestart => Some("engine_restart"),
+        _ => None,
+    }
+}
+
+/// The name of a code, as metrics show it.
+pub(super) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,215 @@
+//! More than the server can take: full queues, slow readers, many streams, the end of the process (`specs/api.md`).
+
+use crate::support::client::{
+    Completion, Gate, Options, Stream, TestServer, assert_status, endpoint, eventually, greedy_ids, request, text_of,
+};
+use llorch_cpud::server::Shutdown;
+use llorch_cpud::server::proto::generate_response::Event;
+use llorch_cpud::server::proto::inference_client::InferenceClient;
+use llorch_cpud::server::proto::{GenerateRequest, ResponseOptions, SamplingParams, WatchLoadRequest};
+use std::time::Duration;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt;
+
+const PROMPT: [u32; 5] = [1, 70, 71, 72, 73];
+
+fn one_at_a_time(gate: &Gate) -> Options {
+    let mut options = Options { gate: Some(gate.clone()), ..Default::default() };
+    options.scheduler.max_num_seqs = 1;
+    options
+}
+
+/// API-40: refused at once, with the advice when to try again; what is in the queue is served.
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let gate = Gate::default();
+    let mut options = one_at_a_time(&gate);
+    options.queue.max_queued = 2;
+    let server = TestServer::start(options).await;
+    let mut streams = vec![server.generate(request(&PROMPT, 5)).await.expect("runs")];
+    gate.entered(1).await;
+    for _ in 0..2 {
+        streams.push(server.generate(request(&PROMPT, 5)).await.expect("waits"));
+    }
+    let status = server.refusal(request(&PROMPT, 5)).await;
+    assert_status(&status, Code::ResourceExhausted, "QUEUE_FULL");
+    let delay = status.get_error_details().retry_info().and_then(|info| info.retry_delay).expect("RetryInfo");
+    assert!(delay >= Duration::from_millis(100), "{delay:?}");
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("pushback").to_str().expect("ASCII");
+    assert_eq!(pushback.parse(), Ok(delay.as_millis()));
+    assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"queue_full\"}"), 1.0);
+    gate.open();
+    for stream in streams {
+        assert_eq!(stream.collect().await.expect("a good end").text(), text_of(&greedy_ids(&PROMPT, 5)));
+    }
+    server.collect(request(&PROMPT, 5)).await;
+    server.at_rest().await;
+}
+
+/// API-40: by prompt tokens, and a request with n counts n times.
+#[tokio::test]
+async fn a_queue_is_full_by_tokens_too() {
+    let gate = Gate::default();
+    let mut options = one_at_a_time(&gate);
+    options.queue.max_queued_tokens = 14;
+    let server = TestServer::start(options).await;
+    let _running = server.generate(request(&PROMPT, 5)).await.expect("runs");
+    gate.entered(1).await;
+    let _waiting = server.generate(request(&PROMPT, 5)).await.expect("waits");
+    let two = GenerateRequest { n: Some(2), ..request(&PROMPT, 5) };
+    assert_status(&server.refusal(two).await, Code::ResourceExhausted, "QUEUE_FULL");
+    let _short = server.generate(request(&PROMPT[..4], 5)).await.expect("waits");
+    assert_eq!(server.engine.load().waiting_tokens, 9);
+    assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"queue_full\"}"), 1.0);
+    gate.open();
+}
+
+/// API-41: the stream of a client that does not read is cut, its blocks come back, and others do not notice.
+#[tokio::test]
+async fn a_slow_reader_is_cut() {
+    let mut options = Options::default();
+    options.limits.max_unread_bytes = 500;
+    let server = TestServer::start(options).await;
+    let narrow = endpoint(server.address).initial_stream_window_size(500).connect().await.expect("connected");
+    let response = ResponseOptions { token_ids: true, ..Default::default() };
+    let wanted = GenerateRequest { response: Some(response), ..request(&PROMPT, 400) };
+    let unread = InferenceClient::new(narrow).generate(wanted.clone()).await.expect("accepted").into_inner();
+    let control = server.collect(request(&PROMPT, 100)).await;
+    assert_eq!(control.text(), text_of(&greedy_ids(&PROMPT, 100)));
+    eventually("the stream is cut", || server.metric("llorch_slow_consumers_total") == 1.0).await;
+    server.at_rest().await;
+    let (mut stream, mut ids) = (Stream(unread), Vec::new());
+    let status = loop {
+        match stream.next().await {
+            Ok(Some(Event::Delta(delta))) => ids.extend(delta.tokens.iter().map(|token| token.id)),
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended without an error"),
+            Err(status) => break status,
+        }
+    };
+    assert_status(&status, Code::ResourceExhausted, "SLOW_CONSUMER");
+    // What was sent before is a beginning of the right tokens.
+    assert!(ids.len() > 5 && greedy_ids(&PROMPT, 400).starts_with(&ids), "{ids:?}");
+}
+
+/// A deterministic mix of lengths, temperatures and options.
+fn mixed(index: u32) -> GenerateRequest {
+    let prompt: Vec<u32> = (0..1 + index * 7 % 40).map(|i| 60 + (index * 13 + i * 5) % 200).collect();
+    let mut wanted = request(&prompt, 5 + index * 11 % 60);
+    wanted.sampling = Some(SamplingParams {
+        temperature: Some([0.0, 0.7, 1.0, 1.5][index as usize % 4]),
+        top_k: Some([0, 40][index as usize % 2]),
+        top_p: Some([1.0, 0.9][index as usize / 2 % 2]),
+        repetition_penalty: Some([1.0, 1.3][index as usize / 4 % 2]),
+        seed: Some(u64::from(index) * 977),
+        ..Default::default()
+    });
+    wanted.n = Some(if index % 16 == 3 { 2 } else { 1 });
+    if index % 5 == 0 {
+        wanted.response = Some(ResponseOptions { top_logprobs: Some(2), ..Default::default() });
+    }
+    wanted
+}
+
+async fn all_at_once(server: &TestServer, count: u32) -> Vec<Completion> {
+    let run = |index| async move { server.collect(mixed(index)).await };
+    futures_util::future::join_all((0..count).map(run)).await
+}
+
+/// API-42, LAW-1: 64 streams at once, each equal to the same request alone; with batching, then with preemption.
+#[tokio::test]
+async fn many_streams_equal_their_solo_outputs() {
+    let alone = TestServer::start(Options::default()).await;
+    let mut solo = Vec::new();
+    for index in 0..64 {
+        solo.push(alone.collect(mixed(index)).await.outputs());
+    }
+    let gate = Gate::default();
+    let server = TestServer::start(Options { gate: Some(gate.clone()), ..Default::default() }).await;
+    let together = async {
+        let opener = async {
+            server.load_where("most requests wait", |load| load.waiting + load.running >= 60).await;
+            gate.open();
+        };
+        tokio::join!(all_at_once(&server, 64), opener).0
+    };
+    let together: Vec<_> = together.await.iter().map(Completion::outputs).collect();
+    assert_eq!(together, solo);
+    let mean = server.metric("llorch_step_sequences_sum") / server.metric("llorch_step_sequences_count");
+    assert!(mean >= 16.0, "{mean} sequences a step");
+    server.at_rest().await;
+
+    let mut options = Options::default();
+    options.scheduler.num_blocks = 60;
+    let tight = TestServer::start(options).await;
+    let together: Vec<_> = all_at_once(&tight, 64).await.iter().map(Completion::outputs).collect();
+    assert_eq!(together, solo);
+    assert!(tight.metric("llorch_preemptions_total") > 0.0);
+    assert!(tight.metric("llorch_recomputed_tokens_total") > 0.0);
+    tight.at_rest().await;
+}
+
+/// API-43: health first, nothing new, what runs finishes, then the server ends.
+#[tokio::test]
+async fn a_drain_lets_requests_finish() {
+    let gate = Gate::default();
+    let mut server = TestServer::start(Options { gate: Some(gate.clone()), ..Default::default() }).await;
+    let running = server.generate(request(&PROMPT, 5)).await.expect("accepted");
+    gate.entered(1).await;
+    let mut watch = server.control().watch_load(WatchLoadRequest::default()).await.expect("a stream").into_inner();
+    let mut health = HealthClient::new(server.channel.clone());
+    let wanted = HealthCheckRequest { service: "llorch.v1.Inference".into() };
+    let mut states = health.watch(wanted).await.expect("a stream").into_inner();
+    while states.message().await.expect("open").expect("a state").status() != ServingStatus::Serving {}
+    server.shutdown.send(Shutdown::Drain).expect("the server runs");
+    assert_eq!(states.message().await.expect("open").expect("a state").status(), ServingStatus::NotServing);
+    eventually("the server drains", || server.engine.is_draining()).await;
+    assert_status(&server.refusal(request(&PROMPT, 5)).await, Code::Unavailable, "DRAINING");
+    assert!(!server.state.is_ready());
+    assert_eq!(server.metric("llorch_draining"), 1.0);
+    // A new connection is answered, not refused.
+    let late = endpoint(server.address).connect().await.expect("still listening");
+    let status = InferenceClient::new(late).complete(request(&PROMPT, 5)).await.expect_err("drains");
+    assert_status(&status, Code::Unavailable, "DRAINING");
+    gate.open();
+    assert_eq!(running.collect().await.expect("a good end").text(), text_of(&greedy_ids(&PROMPT, 5)));
+    while watch.message().await.is_ok_and(|message| message.is_some()) {}
+    (&mut server.task).await.expect("no panic").expect("a good end");
+    assert!(endpoint(server.address).connect().await.is_err());
+}
+
+/// API-43: the second order, or the end of the timeout, ends what still runs.
+#[tokio::test]
+async fn a_drain_can_be_cut_short() {
+    for by_order in [true, false] {
+        let gate = Gate::default();
+        let mut options = Options { gate: Some(gate.clone()), ..Default::default() };
+        if !by_order {
+            options.limits.drain_timeout = Duration::from_millis(50);
+        }
+        let mut server = TestServer::start(options).await;
+        let running = server.generate(request(&PROMPT, 400)).await.expect("accepted");
+        gate.entered(1).await;
+        server.shutdown.send(Shutdown::Drain).expect("the server runs");
+        if by_order {
+            eventually("the server drains", || server.engine.is_draining()).await;
+            server.shutdown.send(Shutdown::Now).expect("the server runs");
+        }
+        let steps = async {
+            loop {
+                gate.allow(1);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let status = tokio::select! {
+            status = running.error() => status,
+            () = steps => unreachable!(),
+        };
+        assert_status(&status, Code::Unavailable, "DRAINING");
+        server.at_rest().await;
+        (&mut server.task).await.expect("no panic").expect("a good end");
+    }
+}

@@ -1,0 +1,171 @@
+//! The `serve` command as a process: a real model, signals, exit codes (`specs/api.md`).
+
+use crate::support::client::{Completion, Stream, endpoint, metric, request};
+use llorch_cpud::gguf::test_model::TestModel;
+use llorch_cpud::server::proto::control_client::ControlClient;
+use llorch_cpud::server::proto::inference_client::InferenceClient;
+use llorch_cpud::server::proto::{GenerateRequest, GetLoadRequest, GetModelInfoRequest, SamplingParams};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use tonic::transport::Channel;
+
+/// A server process with the addresses it bound. Killed on drop.
+struct Process {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    grpc: SocketAddr,
+    metrics: SocketAddr,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llorch-cpud"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LLORCH_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Process {
+    /// Starts `serve` on free ports and reads them from its log. Returns before the model is loaded.
+    fn start(model: &Path, flags: &[&str]) -> Self {
+        let mut child = command()
+            .args(["serve", "--listen", "127.0.0.1:0", "--threads", "2", "--kv-cache", "4MiB", "--model"])
+            .arg(model)
+            .args(flags)
+            .env("LLORCH_METRICS_LISTEN", "127.0.0.1:0")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let grpc = address_after(&mut stderr, "--listen ");
+        let metrics = address_after(&mut stderr, "--metrics-listen ");
+        Self { child, stderr, grpc, metrics }
+    }
+
+    async fn connect(&self) -> Channel {
+        endpoint(self.grpc).connect().await.expect("the server listens")
+    }
+
+    /// Waits until the model is served.
+    fn ready(&mut self) {
+        line_with(&mut self.stderr, "serving");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    fn exit(&mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).expect("UTF-8");
+        (self.child.wait().expect("the process ends"), rest)
+    }
+
+    fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.metrics).expect("connected");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
+    }
+}
+
+fn line_with(stderr: &mut impl BufRead, part: &str) -> String {
+    let mut line = String::new();
+    while !line.contains(part) {
+        line.clear();
+        assert!(stderr.read_line(&mut line).expect("UTF-8") > 0, "the log ended without {part:?}");
+    }
+    line
+}
+
+fn address_after(stderr: &mut impl BufRead, flag: &str) -> SocketAddr {
+    let line = line_with(stderr, flag);
+    let (_, address) = line.trim_end().rsplit_once(' ').expect("an address");
+    address.parse().expect("an address")
+}
+
+async fn collect(channel: &Channel, wanted: GenerateRequest) -> Completion {
+    let stream = InferenceClient::new(channel.clone()).generate(wanted).await.expect("accepted").into_inner();
+    Stream(stream).collect().await.expect("a good end")
+}
+
+fn mixed(index: u32) -> GenerateRequest {
+    let prompt: Vec<u32> = (0..1 + index % 9).map(|i| 50 + (index * 17 + i * 3) % 200).collect();
+    let sampling = SamplingParams { temperature: Some(0.9), seed: Some(u64::from(index)), ..Default::default() };
+    GenerateRequest { sampling: Some(sampling), ..request(&prompt, 10 + index % 20) }
+}
+
+/// A model file that lasts as long as the directory.
+fn model_file() -> (tempfile::TempDir, std::path::PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("model.gguf");
+    std::fs::write(&path, TestModel::default().build()).expect("written");
+    (directory, path)
+}
+
+/// API-42 with a real model: what is batched equals what is alone; then SIGTERM ends the process well.
+#[tokio::test]
+async fn a_real_model_is_served_until_sigterm() {
+    let (_directory, path) = model_file();
+    let mut process = Process::start(&path, &["--max-num-seqs", "8"]);
+    process.ready();
+    let channel = process.connect().await;
+    let mut control = ControlClient::new(channel.clone());
+    let model = control.get_model_info(GetModelInfoRequest::default()).await.expect("an answer").into_inner();
+    assert_eq!((model.architecture.as_str(), model.vocab_size, model.sha256.len()), ("llama", 320, 64));
+    let mut alone = Vec::new();
+    for index in 0..12 {
+        alone.push(collect(&channel, mixed(index)).await.outputs());
+    }
+    let together = futures_util::future::join_all((0..12).map(|index| collect(&channel, mixed(index)))).await;
+    assert_eq!(together.iter().map(Completion::outputs).collect::<Vec<_>>(), alone);
+    assert!(alone.iter().any(|outputs| !outputs[0].0.is_empty()));
+    let load = control.get_load(GetLoadRequest {}).await.expect("an answer").into_inner();
+    assert!(load.step_ms.is_some_and(|ms| ms.p50 > 0.0), "{load:?}");
+    let metrics = process.metrics();
+    assert_eq!(metric(&metrics, "llorch_requests_finished_total{reason=\"length\"}"), 24.0);
+    assert_eq!(metric(&metrics, "llorch_kv_blocks{state=\"used\"}"), 0.0);
+    drop((channel, control));
+    process.signal("TERM");
+    let (status, log) = process.exit();
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
+/// The process answers while it loads nothing it can use, then says what is wrong and ends with the code of the kind.
+#[test]
+fn what_cannot_be_served_ends_with_its_exit_code() {
+    let (directory, path) = model_file();
+    let serve = |arguments: &[&str]| {
+        let fixed = ["serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"];
+        let output = command().args(fixed).args(arguments).output().expect("the binary runs");
+        let log = String::from_utf8(output.stderr).expect("UTF-8");
+        (output.status.code(), log.lines().last().unwrap_or_default().to_owned())
+    };
+    let text = directory.path().join("text.gguf");
+    std::fs::write(&text, "no model").expect("written");
+    let (text, model) = (text.to_str().expect("UTF-8"), path.to_str().expect("UTF-8"));
+    let (code, line) = serve(&["--model", text]);
+    assert_eq!(code, Some(65), "{line}");
+    let (code, line) = serve(&["--model", "no/such/file.gguf"]);
+    assert_eq!(code, Some(66), "{line}");
+    let (code, line) = serve(&["--model", model, "--target-itl", "50"]);
+    assert_eq!((code, line.contains("--target-itl")), (Some(78), true), "{line}");
+    let (code, line) = serve(&["--model", model, "--max-message-size", "0"]);
+    assert_eq!((code, line.contains("--max-message-size")), (Some(78), true), "{line}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let output = command().args(["serve", "--model", model, "--listen", &address]).output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(74));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&address));
+}
