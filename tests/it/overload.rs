@@ -108,7 +108,7 @@ fn mixed(index: u32) -> GenerateRequest {
         ..Default::default()
     });
     wanted.n = Some(if index % 16 == 3 { 2 } else { 1 });
-    if index % 5 == 0 {
+    if index.is_multiple_of(5) {
         wanted.response = Some(ResponseOptions { top_logprobs: Some(2), ..Default::default() });
     }
     wanted

@@ -69,15 +69,15 @@ async fn no_float_field_takes_nan_or_infinity() {
 #[tokio::test]
 async fn ranges_end_where_they_say() {
     let server = TestServer::start(Options::default()).await;
-    let inside: [(&str, fn(&mut SamplingParams, f32), &[f32]); 6] = [
-        ("temperature", FLOAT_FIELDS[0].1, &[0.0, -0.0, 1e-45, 1e-9, 2.0]),
-        ("top_p", FLOAT_FIELDS[1].1, &[1e-45, 1.0]),
-        ("min_p", FLOAT_FIELDS[2].1, &[0.0, -0.0, 1.0]),
-        ("repetition_penalty", FLOAT_FIELDS[5].1, &[1e-30, 1.0, 1e30]),
-        ("presence_penalty", FLOAT_FIELDS[6].1, &[-2.0, 2.0]),
-        ("frequency_penalty", FLOAT_FIELDS[7].1, &[-2.0, 2.0]),
+    let inside: [(FloatField, &[f32]); 6] = [
+        (FLOAT_FIELDS[0], &[0.0, -0.0, 1e-45, 1e-9, 2.0]),
+        (FLOAT_FIELDS[1], &[1e-45, 1.0]),
+        (FLOAT_FIELDS[2], &[0.0, -0.0, 1.0]),
+        (FLOAT_FIELDS[5], &[1e-30, 1.0, 1e30]),
+        (FLOAT_FIELDS[6], &[-2.0, 2.0]),
+        (FLOAT_FIELDS[7], &[-2.0, 2.0]),
     ];
-    for (name, set, values) in inside {
+    for ((name, set), values) in inside {
         for &value in values {
             let result = server.generate(sampled(|s| set(s, value))).await.expect("accepted").collect().await;
             assert!(result.is_ok(), "{name} {value}: {result:?}");
@@ -351,9 +351,7 @@ async fn a_bad_timeout_is_invalid() {
 /// API-28: a request that bans every token.
 #[tokio::test]
 async fn a_request_that_leaves_no_token_is_told_so() {
-    let mut options = Options::default();
-    options.limits = Default::default();
-    let server = TestServer::start(options).await;
+    let server = TestServer::start(Options::default()).await;
     let vocab = tokenizer().vocab_size() as u32;
     let banned = sampled(|s| s.logit_bias = (0..vocab).map(|id| (id, f32::NEG_INFINITY)).collect());
     let status = server.generate(banned).await.expect("accepted").error().await;

@@ -252,9 +252,12 @@ pub struct Sequence {
     pub finished: Finished,
 }
 
+/// What a sequence came to: text, tokens, reason, stop string, number of tokens.
+pub type Output = (String, Vec<Token>, i32, Option<String>, u32);
+
 impl Completion {
     /// The parts that do not depend on time or ids.
-    pub fn outputs(&self) -> Vec<(String, Vec<Token>, i32, Option<String>, u32)> {
+    pub fn outputs(&self) -> Vec<Output> {
         let output = |s: &Sequence| {
             let completion_tokens = s.finished.usage.map_or(0, |usage| usage.completion_tokens);
             (s.text.clone(), s.tokens.clone(), s.finished.reason, s.finished.stop_match.clone(), completion_tokens)
