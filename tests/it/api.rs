@@ -128,6 +128,38 @@ async fn stop_strings_are_found_across_tokens() {
     server.at_rest().await;
 }
 
+/// API-7: the engine computes no further than the step after the stop string.
+#[tokio::test]
+async fn a_stop_string_ends_the_computation() {
+    let gate = crate::support::client::Gate::default();
+    let server = TestServer::start(Options { gate: Some(gate.clone()), ..Default::default() }).await;
+    let ids = greedy_ids(&PROMPT, 40);
+    // A token of whole characters that were not in the text before.
+    let is_new = |place: &usize| {
+        let (before, token) = (text_of(&ids[..*place]), text_of(&ids[*place..=*place]));
+        !token.is_empty() && token.is_ascii() && text_of(&ids[..=*place]).find(&token) == Some(before.len())
+    };
+    let place = (0..40).find(is_new).expect("a token to stop at");
+    let steps = place as u64 + 1;
+    let mut wanted = named("mine", &PROMPT, 400);
+    stopping(&mut wanted).stop = vec![text_of(&ids[place..=place])];
+    let stream = server.generate(wanted.clone()).await.expect("accepted");
+    gate.allow(steps);
+    let completion = stream.collect().await.expect("a good end");
+    assert_eq!(completion.text(), text_of(&ids[..place]));
+    assert_eq!(completion.finished().reason(), FinishReason::Stop);
+    // The id is free although the engine is still in the next step.
+    let again = server.generate(wanted).await.expect("accepted");
+    gate.allow(1);
+    gate.entered(steps + 2).await;
+    assert_eq!(server.engine.load().running, 1);
+    assert_eq!(server.metric("llorch_requests_finished_total{reason=\"stop\"}"), 1.0);
+    assert_eq!(server.metric("llorch_generation_tokens_total"), steps as f64 + 1.0);
+    gate.open();
+    again.collect().await.expect("a good end");
+    server.at_rest().await;
+}
+
 /// API-8: stop tokens end a sequence and are not part of the text, unless asked for.
 #[tokio::test]
 async fn stop_tokens_end_a_sequence() {
