@@ -5,6 +5,7 @@
 mod api;
 mod bad_model;
 mod cancel;
+mod concurrency;
 mod corpus;
 mod engine;
 mod exhaustive;

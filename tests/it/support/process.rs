@@ -1,0 +1,111 @@
+//! The `serve` command as a process of its own, on free ports.
+
+use super::client::{Completion, Stream, endpoint};
+use llorch_cpud::gguf::test_model::TestModel;
+use llorch_cpud::server::proto::GenerateRequest;
+use llorch_cpud::server::proto::inference_client::InferenceClient;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use tonic::transport::Channel;
+
+/// A server process with the addresses it bound. Killed on drop.
+pub struct Process {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    pub grpc: SocketAddr,
+    pub metrics: SocketAddr,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary, without the settings of this machine.
+pub fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llorch-cpud"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LLORCH_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
+impl Process {
+    /// Starts `serve` on free ports and reads them from its log. Returns before the model is loaded.
+    pub fn start(model: &Path, flags: &[&str]) -> Self {
+        let mut child = command()
+            .args(["serve", "--listen", "127.0.0.1:0", "--threads", "2", "--model"])
+            .arg(model)
+            .args(flags)
+            .env("LLORCH_METRICS_LISTEN", "127.0.0.1:0")
+            .env("LLORCH_KV_CACHE", "4MiB")
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let grpc = address_after(&mut stderr, "--listen ");
+        let metrics = address_after(&mut stderr, "--metrics-listen ");
+        Self { child, stderr, grpc, metrics }
+    }
+
+    pub async fn connect(&self) -> Channel {
+        endpoint(self.grpc).connect().await.expect("the server listens")
+    }
+
+    /// Waits until the model is served.
+    pub fn ready(&mut self) {
+        line_with(&mut self.stderr, "serving");
+    }
+
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    }
+
+    pub fn exit(&mut self) -> (ExitStatus, String) {
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).expect("UTF-8");
+        (self.child.wait().expect("the process ends"), rest)
+    }
+
+    pub fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.metrics).expect("connected");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        answer
+    }
+}
+
+fn line_with(stderr: &mut impl BufRead, part: &str) -> String {
+    let mut line = String::new();
+    while !line.contains(part) {
+        line.clear();
+        assert!(stderr.read_line(&mut line).expect("UTF-8") > 0, "the log ended without {part:?}");
+    }
+    line
+}
+
+fn address_after(stderr: &mut impl BufRead, flag: &str) -> SocketAddr {
+    let line = line_with(stderr, flag);
+    let (_, address) = line.trim_end().rsplit_once(' ').expect("an address");
+    address.parse().expect("an address")
+}
+
+/// The whole answer to a request that ends well.
+pub async fn collect(channel: &Channel, wanted: GenerateRequest) -> Completion {
+    let stream = InferenceClient::new(channel.clone()).generate(wanted).await.expect("accepted").into_inner();
+    Stream(stream).collect().await.expect("a good end")
+}
+
+/// A model file that lasts as long as the directory.
+pub fn model_file() -> (tempfile::TempDir, std::path::PathBuf) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("model.gguf");
+    std::fs::write(&path, TestModel::default().build()).expect("written");
+    (directory, path)
+}
