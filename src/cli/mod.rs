@@ -15,7 +15,7 @@ pub mod serve;
 pub mod synth;
 pub mod tokenize;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Batched, deterministic CPU inference server for language models.
@@ -53,7 +53,8 @@ enum BenchCommand {
 
 /// Parses the arguments, runs the command, and turns its error into one line on stderr and an exit code.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = with_environment(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     logging::start();
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),
@@ -65,4 +66,41 @@ pub fn run() -> ExitCode {
         Command::Bench(BenchCommand::Engine(args)) => bench_engine::run(args),
     };
     error::exit(result)
+}
+
+/// Lets every flag of a command and of those below it come from `LLORCH_<FLAG>`: `--max-tokens` from
+/// `LLORCH_MAX_TOKENS`. The command line comes first.
+fn with_environment(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(with_environment).mut_args(|flag| match flag.get_long() {
+        Some(long) => {
+            let name = format!("LLORCH_{}", long.to_uppercase().replace('-', "_"));
+            flag.env(name)
+        }
+        None => flag,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        with_environment(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_every_command_has_its_variable() {
+        let command = with_environment(Cli::command());
+        let generate = command.find_subcommand("generate").expect("a command");
+        let variable = |long: &str| {
+            let flag = generate.get_arguments().find(|a| a.get_long() == Some(long)).expect("a flag");
+            flag.get_env().and_then(|name| name.to_str()).map(str::to_owned)
+        };
+        assert_eq!(variable("max-tokens").as_deref(), Some("LLORCH_MAX_TOKENS"));
+        assert_eq!(variable("model").as_deref(), Some("LLORCH_MODEL"));
+        let engine = command.find_subcommand("bench").and_then(|bench| bench.find_subcommand("engine"));
+        let flags: Vec<_> = engine.expect("a command").get_arguments().filter(|a| a.get_long().is_some()).collect();
+        assert!(flags.len() > 5 && flags.iter().all(|a| a.get_env().is_some()));
+    }
 }

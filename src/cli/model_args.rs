@@ -22,26 +22,26 @@ use std::sync::Arc;
 #[derive(clap::Args, Clone, Debug)]
 pub struct ModelArgs {
     /// Model file (GGUF); the first file of a split model.
-    #[arg(long, env = "LLORCH_MODEL", value_name = "PATH")]
+    #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// Worker threads [default: the cores this process may use].
-    #[arg(long, env = "LLORCH_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Instruction-set path: auto, scalar, avx2, avx512.
-    #[arg(long, env = "LLORCH_ISA", value_name = "PATH", default_value = "auto")]
+    #[arg(long, value_name = "PATH", default_value = "auto")]
     pub isa: String,
     /// Memory of the KV cache, such as 512MiB or 2GiB [default: what the machine or its cgroup leaves, within reason].
-    #[arg(long, env = "LLORCH_KV_CACHE", value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE")]
     pub kv_cache: Option<ByteSize>,
     /// Type of the cached K and V: f16 or f32.
-    #[arg(long, env = "LLORCH_KV_TYPE", value_name = "TYPE", default_value = "f16")]
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub kv_type: String,
     /// Tokens in a KV block.
-    #[arg(long, env = "LLORCH_BLOCK_SIZE", value_name = "N", default_value_t = 32,
+    #[arg(long, value_name = "N", default_value_t = 32,
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub block_size: u32,
     /// Longest sequence, prompt and completion [default: the model's context].
-    #[arg(long, env = "LLORCH_MAX_MODEL_LEN", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_model_len: Option<u32>,
 }
 

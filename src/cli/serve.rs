@@ -26,45 +26,45 @@ pub struct ServeArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Address of the gRPC port.
-    #[arg(long, env = "LLORCH_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:50051")]
     listen: SocketAddr,
     /// Address of the HTTP port with /metrics, /healthz and /readyz.
-    #[arg(long, env = "LLORCH_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
     metrics_listen: SocketAddr,
     /// Most sequences that run at once.
-    #[arg(long, env = "LLORCH_MAX_NUM_SEQS", value_name = "N", default_value_t = 64,
+    #[arg(long, value_name = "N", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     max_num_seqs: u32,
     /// Most tokens computed in one step.
-    #[arg(long, env = "LLORCH_MAX_NUM_BATCHED_TOKENS", value_name = "N", default_value_t = 512,
+    #[arg(long, value_name = "N", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..=65536))]
     max_num_batched_tokens: u32,
     /// Most sequences that wait; more are refused.
-    #[arg(long, env = "LLORCH_MAX_QUEUED", value_name = "N", default_value_t = 512,
+    #[arg(long, value_name = "N", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     max_queued: u32,
     /// Most prompt tokens that wait.
-    #[arg(long, env = "LLORCH_MAX_QUEUED_TOKENS", value_name = "N", default_value_t = 262_144)]
+    #[arg(long, value_name = "N", default_value_t = 262_144)]
     max_queued_tokens: u64,
     /// Largest request message, such as 4MiB.
-    #[arg(long, env = "LLORCH_MAX_MESSAGE_SIZE", value_name = "SIZE", default_value = "4MiB")]
+    #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     max_message_size: ByteSize,
     /// Most connections.
-    #[arg(long, env = "LLORCH_MAX_CONNECTIONS", value_name = "N", default_value_t = 1024,
+    #[arg(long, value_name = "N", default_value_t = 1024,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,
     /// Most streams of one connection.
-    #[arg(long, env = "LLORCH_MAX_CONCURRENT_STREAMS", value_name = "N", default_value_t = 1024,
+    #[arg(long, value_name = "N", default_value_t = 1024,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_concurrent_streams: u32,
     /// How long running requests may take to finish after SIGTERM or Ctrl-C, such as 30s or 500ms.
-    #[arg(long, env = "LLORCH_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     drain_timeout: Duration,
     /// Inter-token latency to aim at. Not built yet.
-    #[arg(long, env = "LLORCH_TARGET_ITL", value_name = "MS", hide = true)]
+    #[arg(long, value_name = "MS", hide = true)]
     target_itl: Option<String>,
     /// A tenant's share. Not built yet.
-    #[arg(long, env = "LLORCH_TENANT_WEIGHT", value_name = "NAME=W", hide = true)]
+    #[arg(long, value_name = "NAME=W", hide = true)]
     tenant_weight: Vec<String>,
 }
 

@@ -14,22 +14,22 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args)]
 pub struct SynthArgs {
     /// Sizes: tiny, 15m, 160m, 1b (TinyLlama-1.1B), 3b (Llama-3.2-3B), 7b (Llama-2-7B).
-    #[arg(long, env = "LLORCH_SHAPE", value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     shape: String,
     /// Type of the matrices: f32, f16, bf16, q8_0 (f16 where a row is no multiple of 32).
-    #[arg(long = "type", env = "LLORCH_TYPE", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE")]
     weight_type: String,
     /// Architecture: llama.
-    #[arg(long, env = "LLORCH_ARCH", value_name = "NAME", default_value = "llama")]
+    #[arg(long, value_name = "NAME", default_value = "llama")]
     arch: String,
     /// Context length to write [default: the shape's].
-    #[arg(long, env = "LLORCH_CONTEXT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context: Option<u32>,
     /// The same seed gives the same file.
-    #[arg(long, env = "LLORCH_SEED", value_name = "S", default_value_t = 42)]
+    #[arg(long, value_name = "S", default_value_t = 42)]
     seed: u64,
     /// File whose tokenizer is copied [default: a synthetic vocabulary of 32000].
-    #[arg(long, env = "LLORCH_VOCAB", value_name = "GGUF")]
+    #[arg(long, value_name = "GGUF")]
     vocab: Option<PathBuf>,
     /// The file to write; one that exists is replaced when the new one is complete.
     #[arg(value_name = "OUT.gguf")]
