@@ -9,6 +9,8 @@ pub fn start() {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // It would tell of a failed write on stderr, and panic when that fails as well: whoever logs would end.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     // Somebody else's subscriber is as good.
     let _ = subscriber.try_init();

@@ -1,6 +1,6 @@
 //! The `serve` command as a process: a real model, signals, exit codes (`specs/api.md`).
 
-use crate::support::client::{Completion, metric, request};
+use crate::support::client::{Completion, eventually, metric, request};
 use crate::support::process::{Process, collect, command, model_file};
 use llorch_cpud::server::proto::control_client::ControlClient;
 use llorch_cpud::server::proto::{GenerateRequest, GetLoadRequest, GetModelInfoRequest, SamplingParams};
@@ -37,6 +37,19 @@ async fn a_real_model_is_served_until_sigterm() {
     process.signal("TERM");
     let (status, log) = process.exit();
     assert_eq!(status.code(), Some(0), "{log}");
+}
+
+/// API-43: a log that cannot be written, such as a pipe whose reader has gone, costs log lines and nothing else.
+#[tokio::test]
+async fn a_log_without_a_reader_does_not_keep_the_server_from_draining() {
+    let (_directory, path) = model_file();
+    let mut process = Process::start(&path, &[]);
+    process.ready();
+    process.close_log();
+    process.signal("TERM");
+    let address = process.grpc;
+    eventually("the port closes", || std::net::TcpStream::connect(address).is_err()).await;
+    assert_eq!(process.exit().0.code(), Some(0));
 }
 
 /// The process answers while it loads nothing it can use, then says what is wrong and ends with the code of the kind.

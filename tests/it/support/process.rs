@@ -13,7 +13,8 @@ use tonic::transport::Channel;
 /// A server process with the addresses it bound. Killed on drop.
 pub struct Process {
     child: Child,
-    stderr: BufReader<ChildStderr>,
+    /// None once closed.
+    stderr: Option<BufReader<ChildStderr>>,
     pub grpc: SocketAddr,
     pub metrics: SocketAddr,
 }
@@ -49,7 +50,7 @@ impl Process {
         let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
         let grpc = address_after(&mut stderr, "--listen ");
         let metrics = address_after(&mut stderr, "--metrics-listen ");
-        Self { child, stderr, grpc, metrics }
+        Self { child, stderr: Some(stderr), grpc, metrics }
     }
 
     pub async fn connect(&self) -> Channel {
@@ -58,7 +59,12 @@ impl Process {
 
     /// Waits until the model is served.
     pub fn ready(&mut self) {
-        line_with(&mut self.stderr, "serving");
+        line_with(self.stderr.as_mut().expect("the log is open"), "serving");
+    }
+
+    /// Nobody reads the log any more: writing to it fails.
+    pub fn close_log(&mut self) {
+        self.stderr = None;
     }
 
     pub fn signal(&self, name: &str) {
@@ -68,7 +74,9 @@ impl Process {
 
     pub fn exit(&mut self) -> (ExitStatus, String) {
         let mut rest = String::new();
-        self.stderr.read_to_string(&mut rest).expect("UTF-8");
+        if let Some(stderr) = &mut self.stderr {
+            stderr.read_to_string(&mut rest).expect("UTF-8");
+        }
         (self.child.wait().expect("the process ends"), rest)
     }
 
