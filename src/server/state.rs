@@ -67,12 +67,19 @@ impl ServerState {
         let fingerprint = self.info.fingerprint(&info);
         if self.model.set(Loaded { engine, tokenizer, info, fingerprint }).is_ok() {
             self.advance(Phase::Serving);
+            // Told to drain while it was being loaded: the drain found no engine to tell.
+            if let Some(engine) = self.engine().filter(|_| self.phase() >= Phase::Draining) {
+                engine.drain();
+            }
         }
     }
 
     /// The model, or UNAVAILABLE.
     pub(super) fn loaded(&self) -> Result<&Loaded, Status> {
-        self.model.get().ok_or_else(status::loading)
+        self.model.get().ok_or_else(|| match self.phase() {
+            Phase::Loading | Phase::Serving => status::loading(),
+            Phase::Draining | Phase::Stopped => status::draining(),
+        })
     }
 
     pub(super) fn engine(&self) -> Option<&EngineHandle> {
@@ -86,6 +93,11 @@ impl ServerState {
     /// Whether requests are taken: a model is loaded, its engine lives, and the server does not drain.
     pub fn is_ready(&self) -> bool {
         self.phase() == Phase::Serving && self.engine().is_some_and(|engine| !engine.is_closed())
+    }
+
+    /// RPCs of Inference that are not answered to the end.
+    pub fn num_open_rpcs(&self) -> usize {
+        *self.open_rpcs.borrow()
     }
 
     pub(super) fn advance(&self, to: Phase) {
