@@ -29,7 +29,7 @@ impl Inference for InferenceService {
     async fn complete(&self, request: Request<GenerateRequest>) -> Result<Response<CompleteResponse>, Status> {
         let mut stream = self.start(request, false).await?;
         let mut response = CompleteResponse { timings: Some(Timings::default()), ..Default::default() };
-        let mut usage = Usage::default();
+        let (mut usage, mut bytes, max_bytes) = (Usage::default(), 0, self.0.limits.max_response_bytes);
         while let Some(message) = stream.next().await {
             match message?.event {
                 Some(Event::Accepted(accepted)) => {
@@ -38,6 +38,10 @@ impl Inference for InferenceService {
                     usage.prompt_tokens = accepted.prompt_tokens;
                 }
                 Some(Event::Delta(delta)) => {
+                    bytes += outbox::weight(&delta.text, &delta.tokens);
+                    if bytes > max_bytes {
+                        return Err(status::response_too_large(max_bytes));
+                    }
                     let output = output(&mut response.outputs, delta.index);
                     output.text.push_str(&delta.text);
                     output.tokens.extend(delta.tokens);
@@ -92,12 +96,8 @@ impl InferenceService {
             CheckedPrompt::Text { text, .. } if checked.echo => Some(text.clone()),
             _ => None,
         };
-        let prompt = encode_by(state, &loaded.tokenizer, checked.prompt, deadline).await?;
+        let prompt: Arc<[TokenId]> = encode_by(state, &loaded.tokenizer, checked.prompt, deadline).await?.into();
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let echo_text = match (checked.echo, echo_text) {
-            (true, None) => Some(String::from_utf8_lossy(&loaded.tokenizer.decode(&prompt)).into_owned()),
-            (_, text) => text,
-        };
         let (n, seed) = (checked.n, checked.params.sampling.seed);
         let max_bytes = match (bounded, checked.params.logprobs) {
             (false, _) => usize::MAX / 2,
@@ -108,7 +108,7 @@ impl InferenceService {
             .engine
             .submit(NewRequest {
                 request_id: checked.request_id.clone(),
-                prompt: prompt.into(),
+                prompt: Arc::clone(&prompt),
                 params: Arc::new(checked.params),
                 n,
                 deadline,
@@ -119,6 +119,11 @@ impl InferenceService {
                 }
                 status::of(&error)
             })?;
+        // Not before the prompt is known to fit the context.
+        let echo_text = match (checked.echo, echo_text) {
+            (true, None) => Some(String::from_utf8_lossy(&loaded.tokenizer.decode(&prompt)).into_owned()),
+            (_, text) => text,
+        };
         let (outbox, stream) = outbox::channel(max_bytes, events.canceller());
         outbox.push(Event::Accepted(Accepted { request_id: checked.request_id, seed, prompt_tokens }));
         for index in 0..n {
@@ -165,32 +170,38 @@ async fn encode_by(
     Ok(ids)
 }
 
-/// Encodes a text: a short one here, a long one on a thread beside the asynchronous ones.
-pub(super) async fn encode(
+/// Encodes a text.
+async fn encode(
     state: &ServerState,
     tokenizer: &Arc<Tokenizer>,
     text: String,
     add_special: bool,
     parse_special: bool,
 ) -> Result<Vec<TokenId>, Status> {
-    let work = {
-        let tokenizer = Arc::clone(tokenizer);
-        move |text: &str| tokenizer.encode(text, add_special, parse_special)
+    let tokenizer = Arc::clone(tokenizer);
+    let bytes = text.len();
+    let result = text_work(state, bytes, move || tokenizer.encode(&text, add_special, parse_special)).await?;
+    result.map_err(|error| status::encode_failed(&error))
+}
+
+/// Does `work` on a text of `size` bytes or tokens: here if it is short, else on a thread beside the asynchronous ones.
+pub(super) async fn text_work<T: Send + 'static>(
+    state: &ServerState,
+    size: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    if size <= state.limits.inline_encode_bytes {
+        return Ok(work());
+    }
+    let Ok(_place) = state.encodes.try_acquire() else {
+        state.metrics.count_rejection("encoders_busy");
+        return Err(status::queue_full(1000));
     };
-    let result = if text.len() <= state.limits.inline_encode_bytes {
-        work(&text)
-    } else {
-        let Ok(_place) = state.encodes.try_acquire() else {
-            state.metrics.count_rejection("encoders_busy");
-            return Err(status::queue_full(1000));
-        };
-        // The permit goes with the work: a client that leaves does not make room for another before it is done.
-        let permit = Arc::clone(&state.encoders).acquire_owned().await.map_err(|_| status::draining())?;
-        let job = move || {
-            let _permit = permit;
-            work(&text)
-        };
-        tokio::task::spawn_blocking(job).await.map_err(|_| status::sequence_panic())?
+    // The permit goes with the work: a client that leaves does not make room for another before it is done.
+    let permit = Arc::clone(&state.encoders).acquire_owned().await.map_err(|_| status::draining())?;
+    let job = move || {
+        let _permit = permit;
+        work()
     };
-    result.map_err(|error| status::with_reason(tonic::Code::Internal, "SEQUENCE_PANIC", error.to_string()))
+    tokio::task::spawn_blocking(job).await.map_err(|_| status::sequence_panic())
 }

@@ -35,8 +35,8 @@ pub struct ServerLimits {
     /// A connection that is silent so long is asked for a sign of life, and given so long to show it.
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
-    /// A new connection must send its first byte within this time.
-    pub first_byte_timeout: Duration,
+    /// A new connection must send the HTTP/2 preface within this time: keepalive watches it only afterwards.
+    pub preface_timeout: Duration,
     /// What a slow reader may leave unread, in bytes; the second with top_logprobs.
     pub max_unread_bytes: usize,
     pub max_unread_bytes_logprobs: usize,
@@ -45,6 +45,8 @@ pub struct ServerLimits {
     pub max_encoders: usize,
     /// Texts that wait for an encoder.
     pub max_waiting_encodes: usize,
+    /// Of what a response other than a stream holds.
+    pub max_response_bytes: usize,
     pub drain_timeout: Duration,
 }
 
@@ -61,12 +63,13 @@ impl Default for ServerLimits {
             max_send_buffer_bytes: 64 << 10,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
-            first_byte_timeout: Duration::from_secs(5),
+            preface_timeout: Duration::from_secs(5),
             max_unread_bytes: 64 << 10,
             max_unread_bytes_logprobs: 1 << 20,
             inline_encode_bytes: 4 << 10,
             max_encoders: 2,
             max_waiting_encodes: 256,
+            max_response_bytes: 64 << 20,
             drain_timeout: Duration::from_secs(30),
         }
     }

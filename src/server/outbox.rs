@@ -47,7 +47,8 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
     inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn weight(text: &str, tokens: &[Token]) -> usize {
+/// Bytes that a delta holds, roughly.
+pub(super) fn weight(text: &str, tokens: &[Token]) -> usize {
     let token =
         |t: &Token| TOKEN_BYTES + t.bytes.len() + t.top.iter().map(|top| TOKEN_BYTES + top.bytes.len()).sum::<usize>();
     text.len() + tokens.iter().map(token).sum::<usize>()

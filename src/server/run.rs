@@ -16,9 +16,10 @@ use super::tokenizer::TokenizerService;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use std::io;
+use std::io::{self, Cursor};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -40,6 +41,8 @@ pub enum Shutdown {
 /// How long requests may take to notice that they are ended, and connections to close, before they are dropped.
 const GRACE: Duration = Duration::from_secs(1);
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Length of what every HTTP/2 client sends first.
+const PREFACE_BYTES: usize = 24;
 const INFERENCE: &str = "llorch.v1.Inference";
 
 /// Serves `state` on `listener` until `shutdown` says otherwise; then drains for up to the limit's `drain_timeout`. A
@@ -190,16 +193,20 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 async fn serve_connection(
-    stream: TcpStream,
+    mut stream: TcpStream,
     service: Observe,
     limits: &ServerLimits,
     mut closed: watch::Receiver<bool>,
 ) -> Ended {
     stream.set_nodelay(true)?;
+    // Read here because hyper waits for it without end.
+    let mut preface = [0; PREFACE_BYTES];
     tokio::select! {
-        ready = timeout(limits.first_byte_timeout, stream.readable()) => ready??,
+        read = timeout(limits.preface_timeout, stream.read_exact(&mut preface)) => read??,
         _ = closed.wait_for(|closed| *closed) => return Ok(()),
-    }
+    };
+    let (reader, writer) = stream.into_split();
+    let stream = tokio::io::join(Cursor::new(preface).chain(reader), writer);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())

@@ -1,6 +1,7 @@
 //! The table of errors: which status, which reason (`specs/api.md`). Every status but tonic's own is made here.
 
 use crate::engine::request::{RequestError, Stage};
+use crate::text::EncodeError;
 use std::collections::HashMap;
 use std::time::Duration;
 use tonic::metadata::MetadataValue;
@@ -64,12 +65,21 @@ pub(super) fn message_too_large(limit: usize) -> Status {
     with_reason(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
 }
 
+pub(super) fn response_too_large(limit: usize) -> Status {
+    let message = format!("the response would be larger than {limit} bytes");
+    with_reason(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
+}
+
 pub(super) fn slow_consumer() -> Status {
     with_reason(Code::ResourceExhausted, "SLOW_CONSUMER", "the client reads too slowly")
 }
 
 pub(super) fn sequence_panic() -> Status {
     with_reason(Code::Internal, "SEQUENCE_PANIC", "a panic ended the request")
+}
+
+pub(super) fn encode_failed(error: &EncodeError) -> Status {
+    with_reason(Code::Internal, "SEQUENCE_PANIC", error.to_string())
 }
 
 pub(super) fn queue_full(retry_after_ms: u64) -> Status {

@@ -1,10 +1,10 @@
 //! The Tokenizer service.
 
-use super::inference::encode;
+use super::inference::text_work;
 use super::proto::tokenizer_server::Tokenizer;
 use super::proto::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
 use super::state::ServerState;
-use super::violations::Violations;
+use super::{status, violations::Violations};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -13,22 +13,35 @@ pub(super) struct TokenizerService(pub Arc<ServerState>);
 #[tonic::async_trait]
 impl Tokenizer for TokenizerService {
     async fn tokenize(&self, request: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
-        let tokenizer = &self.0.loaded()?.tokenizer;
+        let tokenizer = Arc::clone(&self.0.loaded()?.tokenizer);
         let request = request.into_inner();
         let add_special = request.add_special.unwrap_or(true);
         let parse_special = request.parse_special.unwrap_or(false);
-        let ids = encode(&self.0, tokenizer, request.text, add_special, parse_special).await?;
-        let pieces = ids.iter().map(|&id| tokenizer.piece(id).to_vec()).collect();
-        Ok(Response::new(TokenizeResponse { ids, pieces }))
+        let bytes = request.text.len();
+        let work = move || {
+            let ids = tokenizer.encode(&request.text, add_special, parse_special)?;
+            let pieces = ids.iter().map(|&id| tokenizer.piece(id).to_vec()).collect();
+            Ok(TokenizeResponse { ids, pieces })
+        };
+        let answer = text_work(&self.0, bytes, work).await?;
+        Ok(Response::new(answer.map_err(|error| status::encode_failed(&error))?))
     }
 
     async fn detokenize(&self, request: Request<DetokenizeRequest>) -> Result<Response<DetokenizeResponse>, Status> {
-        let tokenizer = &self.0.loaded()?.tokenizer;
+        let tokenizer = Arc::clone(&self.0.loaded()?.tokenizer);
         let ids = request.into_inner().ids;
         let mut violations = Violations::default();
         violations.token_ids("ids", &ids, tokenizer.vocab_size());
         violations.check()?;
-        let text = String::from_utf8_lossy(&tokenizer.decode(&ids)).into_owned();
+        let num_ids = ids.len();
+        // A token can stand for far more bytes than it takes in the message.
+        let max_bytes = self.0.limits.max_response_bytes;
+        let work = move || {
+            let bytes: usize = ids.iter().map(|&id| tokenizer.token_bytes(id).len()).sum();
+            (bytes <= max_bytes).then(|| String::from_utf8_lossy(&tokenizer.decode(&ids)).into_owned())
+        };
+        let text = text_work(&self.0, num_ids, work).await?;
+        let text = text.ok_or_else(|| status::response_too_large(max_bytes))?;
         Ok(Response::new(DetokenizeResponse { text }))
     }
 }

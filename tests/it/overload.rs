@@ -2,12 +2,19 @@
 
 use crate::support::client::{
     Completion, Gate, Options, Stream, TestServer, assert_status, endpoint, eventually, greedy_ids, request, text_of,
+    tokenizer,
 };
 use llorch_cpud::server::Shutdown;
 use llorch_cpud::server::proto::generate_response::Event;
 use llorch_cpud::server::proto::inference_client::InferenceClient;
-use llorch_cpud::server::proto::{GenerateRequest, ResponseOptions, SamplingParams, WatchLoadRequest};
+use llorch_cpud::server::proto::tokenizer_client::TokenizerClient;
+use llorch_cpud::server::proto::{
+    DetokenizeRequest, GenerateRequest, ResponseOptions, SamplingParams, WatchLoadRequest,
+};
+use llorch_cpud::server::state::Phase;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -212,4 +219,64 @@ async fn a_drain_can_be_cut_short() {
         server.at_rest().await;
         (&mut server.task).await.expect("no panic").expect("a good end");
     }
+}
+
+/// API-25: what the server gathers for a client has a bound.
+#[tokio::test]
+async fn an_answer_in_one_piece_has_a_bound() {
+    let mut options = Options::default();
+    options.limits.max_response_bytes = 300;
+    options.limits.inline_encode_bytes = 100;
+    let server = TestServer::start(options).await;
+    let mut wanted = request(&PROMPT, 5);
+    wanted.response = Some(ResponseOptions { token_ids: true, ..Default::default() });
+    server.inference().complete(wanted.clone()).await.expect("fits");
+    wanted.stopping.get_or_insert_default().max_tokens = Some(400);
+    let status = server.inference().complete(wanted.clone()).await.expect_err("too large");
+    assert_status(&status, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
+    server.at_rest().await;
+    assert_eq!(server.collect(wanted).await.sequences[0].tokens.len(), 400);
+    let mut client = TokenizerClient::new(server.channel.clone());
+    let id = (0..).find(|&id| tokenizer().token_bytes(id).len() == 1).expect("a token of one byte");
+    let detokenized = client.detokenize(DetokenizeRequest { ids: vec![id; 300] }).await.expect("fits").into_inner();
+    assert_eq!(detokenized.text.as_bytes(), tokenizer().decode(&[id; 300]));
+    let status = client.detokenize(DetokenizeRequest { ids: vec![id; 301] }).await.expect_err("too large");
+    assert_status(&status, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
+}
+
+/// API-44: a connection that begins to speak and stops cannot keep its place.
+#[tokio::test]
+async fn half_a_preface_is_cut_off() {
+    let mut options = Options::default();
+    options.limits.preface_timeout = Duration::from_millis(500);
+    let server = TestServer::start(options).await;
+    let mut silent = TcpStream::connect(server.address).await.expect("connected");
+    silent.write_all(b"PRI * HTTP/2.0").await.expect("sent");
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(30), silent.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok(), "the connection is still open");
+    assert_eq!(server.metric("llorch_connections"), 1.0);
+    server.collect(request(&PROMPT, 5)).await;
+}
+
+/// API-43: an order to stop that comes while the model is loaded holds for the model, too.
+#[tokio::test]
+async fn a_model_that_comes_after_the_order_to_stop_takes_nothing() {
+    let server = TestServer::start_loading(Options::default()).await;
+    let endless = |channel| async move {
+        let mut client = tonic::client::Grpc::new(channel);
+        client.ready().await.expect("connected");
+        let path = tonic::codegen::http::uri::PathAndQuery::from_static("/llorch.v1.Inference/Generate");
+        let codec = tonic_prost::ProstCodec::<GenerateRequest, GenerateRequest>::default();
+        client.streaming(tonic::Request::new(tokio_stream::pending()), path, codec).await.map(|_| ())
+    };
+    // A request whose message never comes keeps the drain waiting.
+    let held = tokio::spawn(endless(endpoint(server.address).connect().await.expect("connected")));
+    eventually("the held request is there", || server.state.num_open_rpcs() == 1).await;
+    server.shutdown.send(Shutdown::Drain).expect("the server runs");
+    eventually("the server drains", || server.state.phase() == Phase::Draining).await;
+    assert_status(&server.refusal(request(&PROMPT, 5)).await, Code::Unavailable, "DRAINING");
+    server.state.set_model(server.engine.clone(), tokenizer(), Default::default());
+    assert_status(&server.refusal(request(&PROMPT, 5)).await, Code::Unavailable, "DRAINING");
+    held.abort();
 }
