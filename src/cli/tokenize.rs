@@ -16,7 +16,7 @@ pub struct TokenizeArgs {
     /// Add the tokens that the file puts around a prompt (BOS, EOS).
     #[arg(long)]
     add_bos: bool,
-    /// Take control tokens spelt in the text, such as <s>, for those tokens.
+    /// Take control tokens spelt in the text, such as `<s>`, for those tokens.
     #[arg(long)]
     parse_special: bool,
 }

@@ -1,7 +1,7 @@
 //! The worker pool: fork-join over numbered units, one dispatch and one join an op.
 //!
 //! The caller of [`Pool::run`] is worker 0; the other workers are threads the pool owns for its whole life. A run is
-//! published by one store to [`Shared::state`]; whoever sees it enters, claims units from a shared counter and leaves.
+//! published by one store to `Shared::state`; whoever sees it enters, claims units from a shared counter and leaves.
 //! The join closes the run and waits for the workers that entered, so a worker that was asleep or descheduled never
 //! delays a run it took no part in. See `specs/decisions/0001-one-barrier-an-op.md`.
 //!

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 /// Names of RPCs as metrics show them, by path.
-const RPCS: [(&str, &str); 12] = [
+const RPCS: [(&str, &str); 13] = [
     ("/llorch.v1.Inference/Generate", "Generate"),
     ("/llorch.v1.Inference/Complete", "Complete"),
     ("/llorch.v1.Tokenizer/Tokenize", "Tokenize"),
@@ -28,6 +28,7 @@ const RPCS: [(&str, &str); 12] = [
     ("/grpc.health.v1.Health/Check", "Check"),
     ("/grpc.health.v1.Health/Watch", "Watch"),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "ServerReflectionInfo"),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "ServerReflectionInfo"),
 ];
 
 /// The routes of one connection.

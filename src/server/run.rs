@@ -76,11 +76,11 @@ pub async fn run(
 
 fn routes(state: &Arc<ServerState>, health: HealthReporter) -> io::Result<Routes> {
     let max = state.limits.max_message_bytes;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(io::Error::other)?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
     );
@@ -88,7 +88,9 @@ fn routes(state: &Arc<ServerState>, health: HealthReporter) -> io::Result<Routes
         .add_service(TokenizerServer::new(TokenizerService(Arc::clone(state))).max_decoding_message_size(max))
         .add_service(ControlServer::new(ControlService(Arc::clone(state))).max_decoding_message_size(max))
         .add_service(health)
-        .add_service(reflection)
+        .add_service(reflection().build_v1().map_err(io::Error::other)?)
+        // What clients older than the first version of the protocol ask, grpcio's among them.
+        .add_service(reflection().build_v1alpha().map_err(io::Error::other)?)
         .prepare())
 }
 

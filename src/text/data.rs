@@ -23,7 +23,7 @@ pub struct TokenizerData {
     pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`.
     pub add_space_prefix: Option<bool>,
-    /// The keys of [`SPECIAL_KEYS`] that the file has, with their ids.
+    /// The keys of `SPECIAL_KEYS` that the file has, with their ids.
     pub special_ids: Vec<(&'static str, u32)>,
 }
 

@@ -371,6 +371,23 @@ async fn reflection_describes_the_services() {
     assert!(matches!(found, Some(MessageResponse::FileDescriptorResponse(_))), "{found:?}");
 }
 
+/// Clients that know only the protocol's first draft, grpcio's library among them, find the services too.
+#[tokio::test]
+async fn reflection_answers_the_older_protocol() {
+    use tonic_reflection::pb::v1alpha::ServerReflectionRequest;
+    use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1alpha::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1alpha::server_reflection_response::MessageResponse;
+    let server = TestServer::start(Options::default()).await;
+    let mut client = ServerReflectionClient::new(server.channel.clone());
+    let wanted = MessageRequest::FileContainingSymbol("llorch.v1.Inference".into());
+    let request = ServerReflectionRequest { host: String::new(), message_request: Some(wanted) };
+    let answers = client.server_reflection_info(tokio_stream::iter([request])).await;
+    let answer = answers.expect("a stream").into_inner().message().await.expect("open").expect("an answer");
+    let found = answer.message_response;
+    assert!(matches!(found, Some(MessageResponse::FileDescriptorResponse(_))), "{found:?}");
+}
+
 #[tokio::test]
 async fn an_unknown_method_is_unimplemented() {
     let server = TestServer::start(Options::default()).await;
