@@ -36,7 +36,7 @@ pub struct ModelConfig {
     pub rope_dim: usize,
     /// Base of the rotation frequencies.
     pub rope_theta: f32,
-    /// What the keys say; a tensor of frequency factors comes before it.
+    /// What the keys say; a tensor of frequency factors comes on top.
     pub rope_scaling: RopeScaling,
     pub rms_norm_eps: f32,
 }
@@ -174,19 +174,72 @@ impl Keys<'_> {
         Err(self.bad(suffix, value, "must be within 0 and 1"))
     }
 
-    /// Linear scaling divides positions by the factor. Other kinds are refused, never ignored.
+    /// Linear scaling divides positions by the factor; it is what a factor without a type means. Older files name the
+    /// factor `rope.scale_linear`. Other kinds are refused, never ignored.
     fn rope_scaling(&self) -> Result<RopeScaling, ConfigError> {
         match self.metadata.str(&self.key("rope.scaling.type"))? {
             Some("none") => Ok(RopeScaling::None),
-            Some("linear") => self.positive_or("rope.scaling.factor", 1.0).map(RopeScaling::Linear),
+            Some("linear") | None => self.linear_factor(),
             Some(other) => {
                 let shown: String = other.chars().take(64).collect();
                 Err(self.bad("rope.scaling.type", shown, "is not supported; supported: none, linear"))
             }
-            None => match self.metadata.f32(&self.key("rope.scale_linear"))? {
-                Some(_) => self.positive_or("rope.scale_linear", 1.0).map(RopeScaling::Linear),
-                None => Ok(RopeScaling::None),
-            },
         }
+    }
+
+    fn linear_factor(&self) -> Result<RopeScaling, ConfigError> {
+        for suffix in ["rope.scaling.factor", "rope.scale_linear"] {
+            if self.metadata.contains(&self.key(suffix)) {
+                return self.positive_or(suffix, 1.0).map(RopeScaling::Linear);
+            }
+        }
+        Ok(RopeScaling::None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::ModelFile;
+    use crate::gguf::test_model::TestModel;
+    use crate::model::weights::Weights;
+
+    fn open(model: &TestModel) -> (ModelFile, ModelConfig) {
+        let file = ModelFile::from_bytes(model.build()).unwrap();
+        let config = ModelConfig::from_metadata(file.metadata()).unwrap();
+        (file, config)
+    }
+
+    #[test]
+    fn a_linear_factor_counts_under_either_name_and_without_a_type() {
+        let (kind, factor, old) = ("llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear");
+        let base = TestModel::default;
+        let linear = RopeScaling::Linear(4.0);
+        for (model, expected) in [
+            (base(), RopeScaling::None),
+            (base().with_key(kind, "linear").with_key(factor, 4.0f32), linear.clone()),
+            (base().with_key(kind, "linear").with_key(old, 4.0f32), linear.clone()),
+            (base().with_key(factor, 4.0f32), linear.clone()),
+            (base().with_key(old, 4.0f32), linear.clone()),
+            (base().with_key(factor, 4.0f32).with_key(old, 8.0f32), linear),
+            (base().with_key(kind, "none").with_key(factor, 4.0f32), RopeScaling::None),
+        ] {
+            assert_eq!(open(&model).1.rope_scaling, expected, "{:?}", open(&model).0.metadata().f32(factor));
+        }
+    }
+
+    #[test]
+    fn a_linear_factor_and_frequency_factors_both_count() {
+        let factors = crate::gguf::test_model::RopeScaling::FreqFactors(vec![1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 8.0, 8.0]);
+        let plain = TestModel { rope_scaling: factors, ..TestModel::default() };
+        let slowed = plain.clone().with_key("llama.rope.scaling.type", "linear");
+        let angles = |model: &TestModel, position: u32| {
+            let (file, config) = open(model);
+            let mut cos_sin = Vec::new();
+            Weights::load(&file, &config, &mut |_| {}).unwrap().rope.fill(&[position], &mut cos_sin);
+            cos_sin
+        };
+        let slowed = slowed.with_key("llama.rope.scaling.factor", 4.0f32);
+        assert_eq!(angles(&slowed, 12), angles(&plain, 3));
     }
 }

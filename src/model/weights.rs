@@ -174,15 +174,15 @@ impl Loader<'_> {
         Ok(values)
     }
 
-    /// `rope_freqs.weight` (Llama 3) divides single frequencies; else the keys may scale all of them.
+    /// The keys may scale all frequencies, and `rope_freqs.weight` (Llama 3) each by itself.
     fn rope(&mut self, config: &ModelConfig) -> Result<RopeTable, WeightsError> {
         let name = "rope_freqs.weight";
-        let scaling = if self.file.tensor(name).is_some() {
-            RopeScaling::FreqFactors(self.vector(name, config.rope_dim / 2)?)
-        } else {
-            config.rope_scaling.clone()
-        };
-        Ok(RopeTable::new(config.rope_dim, config.rope_theta, &scaling)?)
+        let table = RopeTable::new(config.rope_dim, config.rope_theta, &config.rope_scaling)?;
+        if self.file.tensor(name).is_none() {
+            return Ok(table);
+        }
+        let factors = self.vector(name, config.rope_dim / 2)?;
+        Ok(table.scaled(&RopeScaling::FreqFactors(factors))?)
     }
 
     /// A tensor that was not taken would be left out of the computation: biases and the like are refused by name.

@@ -46,20 +46,26 @@ impl RopeTable {
         if !(base.is_finite() && base > 0.0) {
             return Err(RopeError::Base(base));
         }
+        let frequency = |i: usize| f64::from(base).powf(-2.0 * i as f64 / rot as f64);
+        Self { frequencies: (0..rot / 2).map(frequency).collect() }.scaled(scaling)
+    }
+
+    /// The table with its frequencies changed by `scaling`, on top of what they were changed by before.
+    pub fn scaled(mut self, scaling: &RopeScaling) -> Result<Self, RopeError> {
+        let pairs = self.frequencies.len();
         let factors: Vec<f32> = match scaling {
-            RopeScaling::None => vec![1.0; rot / 2],
-            RopeScaling::Linear(factor) => vec![*factor; rot / 2],
+            RopeScaling::None => return Ok(self),
+            RopeScaling::Linear(factor) => vec![*factor; pairs],
             RopeScaling::FreqFactors(factors) => factors.clone(),
         };
-        if factors.len() != rot / 2 {
-            return Err(RopeError::FactorCount { got: factors.len(), expected: rot / 2 });
+        if factors.len() != pairs {
+            return Err(RopeError::FactorCount { got: factors.len(), expected: pairs });
         }
         if let Some(&bad) = factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
             return Err(RopeError::Factor(bad));
         }
-        let frequency =
-            |(i, factor): (usize, &f32)| f64::from(base).powf(-2.0 * i as f64 / rot as f64) / f64::from(*factor);
-        Ok(Self { frequencies: factors.iter().enumerate().map(frequency).collect() })
+        self.frequencies.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= f64::from(factor));
+        Ok(self)
     }
 
     /// Dimensions of a head that are rotated.
