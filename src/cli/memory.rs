@@ -24,7 +24,7 @@ impl KvPlan {
     /// memory that is left and at most 8 GiB; always enough for one full sequence, or an error.
     pub fn num_blocks(&self, wanted: Option<ByteSize>) -> Result<usize, CliError> {
         let one_sequence = u64::from(self.max_model_len.div_ceil(self.block_size));
-        let left = available_bytes();
+        let left = available_bytes().map(|b| b.saturating_sub(self.reserved_bytes));
         let blocks = match wanted {
             Some(ByteSize(bytes)) => {
                 if left.is_some_and(|left| bytes > left) {
@@ -34,7 +34,7 @@ impl KvPlan {
                 bytes / self.block_bytes
             }
             None => {
-                let share = left.map_or(DEFAULT_CAP_BYTES, |b| b.saturating_sub(self.reserved_bytes) / 2);
+                let share = left.map_or(DEFAULT_CAP_BYTES, |b| b / 2);
                 let full = one_sequence.saturating_mul(u64::from(self.max_num_seqs));
                 (share.min(DEFAULT_CAP_BYTES) / self.block_bytes).min(full)
             }
@@ -92,5 +92,12 @@ mod tests {
     fn less_than_a_block_and_more_than_the_machine_are_refused() {
         assert!(PLAN.num_blocks(Some(ByteSize(1000))).is_err());
         assert!(PLAN.num_blocks(Some(ByteSize(1 << 60))).is_err());
+    }
+
+    #[test]
+    fn what_other_buffers_take_is_not_free_for_the_pool() {
+        let full = KvPlan { reserved_bytes: u64::MAX, ..PLAN };
+        assert!(full.num_blocks(Some(ByteSize(1 << 20))).is_err());
+        assert!(full.num_blocks(None).is_err());
     }
 }

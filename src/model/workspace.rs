@@ -59,7 +59,51 @@ impl Workspace {
     pub fn bytes(c: &ModelConfig, vocab_size: usize, max_rows: usize, max_logits_rows: usize) -> u64 {
         let row = 2 * c.hidden_size + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.intermediate_size + c.rope_dim;
         let widest = c.hidden_size.max(c.intermediate_size).max(c.q_dim());
-        let activations = max_rows.max(max_logits_rows) as u64 * widest as u64 * 2;
+        let activations = Activations::planned_bytes(max_rows.max(max_logits_rows), widest);
         4 * (max_rows as u64 * row as u64 + max_logits_rows as u64 * (c.hidden_size + vocab_size) as u64) + activations
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::rope::RopeScaling;
+
+    #[test]
+    fn the_planned_bytes_are_those_allocated() {
+        let c = ModelConfig {
+            architecture: "llama".into(),
+            name: "test".into(),
+            context_length: 64,
+            num_layers: 1,
+            hidden_size: 70,
+            intermediate_size: 171,
+            num_heads: 5,
+            num_kv_heads: 1,
+            head_dim: 20,
+            rope_dim: 18,
+            rope_theta: 1e4,
+            rope_scaling: RopeScaling::None,
+            rms_norm_eps: 1e-5,
+        };
+        for (max_rows, max_logits_rows) in [(1, 1), (13, 4), (48, 48), (5, 9)] {
+            let ws = Workspace::new(&c, 301, max_rows, max_logits_rows);
+            let buffers = [
+                &ws.x,
+                &ws.normed,
+                &ws.q,
+                &ws.k,
+                &ws.v,
+                &ws.attended,
+                &ws.gate,
+                &ws.up,
+                &ws.cos_sin,
+                &ws.last,
+                &ws.logits,
+            ];
+            let floats: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+            let allocated = (4 * floats) as u64 + ws.activations.bytes();
+            assert_eq!(Workspace::bytes(&c, 301, max_rows, max_logits_rows), allocated, "{max_rows} {max_logits_rows}");
+        }
     }
 }

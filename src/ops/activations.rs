@@ -43,11 +43,20 @@ impl From<WeightType> for Form {
 impl Activations {
     /// Room for `[max_rows, max_k]` activations of either form. The only allocation.
     pub fn new(max_rows: usize, max_k: usize) -> Self {
+        let words = vec![0; Self::words(max_rows, max_k)];
+        Self { max_rows, max_k, words, tile_stride: 0, rows: 0, k: 0, form: Form::Float }
+    }
+
+    /// Bytes that room for `[max_rows, max_k]` activations takes, for the memory plan.
+    pub fn planned_bytes(max_rows: usize, max_k: usize) -> u64 {
+        Self::words(max_rows, max_k) as u64 * size_of::<u32>() as u64
+    }
+
+    fn words(max_rows: usize, max_k: usize) -> usize {
         // Tiles of unequal size are placed as if all had the size of the largest: never more than whole tiles need.
         let columns = |ty| max_rows.next_multiple_of(tile_columns(ty));
         let words = [WeightType::F32, WeightType::Q8_0].map(|ty| columns(ty) * column_words(ty, max_k));
-        let words = vec![0; words.into_iter().max().unwrap_or(0)];
-        Self { max_rows, max_k, words, tile_stride: 0, rows: 0, k: 0, form: Form::Float }
+        words.into_iter().max().unwrap_or(0)
     }
 
     /// Takes in `x`: `[m, k]`, for weights of type `ty`. Does not allocate.
@@ -74,6 +83,11 @@ impl Activations {
                 Form::Int8 => quantize_tile(ctx.isa, x, k, words),
             }
         });
+    }
+
+    /// Memory this workspace takes.
+    pub fn bytes(&self) -> u64 {
+        size_of_val(&*self.words) as u64
     }
 
     /// Rows prepared: M.
