@@ -108,3 +108,79 @@ fn more_threads_than_cores_still_finish() {
     }
     assert_eq!(total.into_inner(), 2000 * 120);
 }
+
+#[test]
+fn a_run_ends_after_the_last_worker_even_when_its_caller_parked() {
+    let pool = Pool::new(2).unwrap();
+    let caller = std::thread::current().id();
+    for round in 0..50 {
+        let (both, finished) = (std::sync::Barrier::new(2), AtomicU32::new(0));
+        let returned = AtomicBool::new(false);
+        let unit = |_| {
+            both.wait();
+            // The worker stays until the caller has nothing left but to park.
+            while std::thread::current().id() != caller
+                && pool.shared.state.0.load(Ordering::SeqCst) & CALLER_WAITS == 0
+                && !returned.load(Ordering::SeqCst)
+            {
+                std::thread::yield_now();
+            }
+            finished.fetch_add(1, Ordering::Relaxed);
+        };
+        pool.run(2, &unit);
+        let ended = finished.load(Ordering::Relaxed);
+        returned.store(true, Ordering::SeqCst);
+        assert_eq!(ended, 2, "round {round}: the caller went on without the worker");
+    }
+}
+
+#[test]
+fn units_that_had_not_started_when_one_panicked_are_skipped() {
+    let pool = Pool::new(2).unwrap();
+    let both = std::sync::Barrier::new(2);
+    let late = AtomicU32::new(0);
+    let caught = catch_unwind(AssertUnwindSafe(|| {
+        pool.run(100, &|i| match i {
+            0 => {
+                both.wait();
+                panic!("unit 0 is bad");
+            }
+            1 => {
+                both.wait();
+                while lock(&pool.shared.panic).is_none() {
+                    std::thread::yield_now();
+                }
+            }
+            _ => {
+                late.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }));
+    assert!(caught.is_err());
+    assert_eq!(late.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn workers_that_claim_at_the_same_time_get_different_units() {
+    let pool = Pool::new(2).unwrap();
+    let counts: Vec<AtomicU32> = (0..400_000).map(|_| AtomicU32::new(0)).collect();
+    pool.run(counts.len(), &|i| {
+        counts[i].fetch_add(1, Ordering::Relaxed);
+    });
+    assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+}
+
+#[test]
+fn a_run_that_was_closed_cannot_be_entered() {
+    // One thread: nobody enters but this test.
+    let pool = Pool::new(1).unwrap();
+    let shared = &*pool.shared;
+    shared.publish(&|_| (), 1);
+    let open = shared.state.0.load(Ordering::SeqCst);
+    shared.join();
+    assert!(!shared.enter(open), "closed");
+    shared.publish(&|_| (), 1);
+    assert!(!shared.enter(open), "closed, and another opened");
+    shared.join();
+    assert_eq!(shared.state.0.load(Ordering::SeqCst) & INSIDE, 0);
+}
