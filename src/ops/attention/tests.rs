@@ -1,5 +1,6 @@
 use super::kernel::TILE;
 use super::*;
+use crate::kernels::lanes::{LANES, LaneOp, Lanes};
 use crate::kernels::{Isa, Path};
 use crate::kv_cache::{KvType, LayerKvMut};
 use crate::ops::pool::Pool;
@@ -15,6 +16,7 @@ struct Heads {
 }
 
 /// All rows of a sequence: Q `[len, kv_heads * group * head_dim]`, K and V `[len, kv_heads * head_dim]`.
+#[derive(Clone)]
 struct Sequence {
     len: usize,
     q: Vec<f32>,
@@ -195,6 +197,80 @@ fn att_1_attention_matches_the_definition() {
     }
 }
 
+/// EXP-1, in plain Rust.
+struct Exp(f32);
+
+impl LaneOp for Exp {
+    type Output = f32;
+
+    fn run<L: Lanes>(self, l: L) -> f32 {
+        let mut out = [0.0; LANES];
+        l.store(crate::ops::exp::exp(l, l.splat(self.0)), &mut out);
+        out[0]
+    }
+}
+
+fn exp(x: f32) -> f32 {
+    lanes::run(Isa::require(Path::Scalar).unwrap(), Exp(x))
+}
+
+/// The tree of "Sums over lanes".
+fn sum_of_lanes(mut l: [f32; 16]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            l[i] += l[i + half];
+        }
+    }
+    l[0]
+}
+
+/// ATT-1, word for word, for one query `q` at position `P`; `k` and `v` are those of its KV head at 0 ..= P.
+fn att_1(q: &[f32], k: &[&[f32]], v: &[&[f32]], scale: f32) -> Vec<f32> {
+    let (mut total_m, mut total_l, mut total_o) = (f32::NEG_INFINITY, 0f32, vec![0f32; q.len()]);
+    for (k, v) in k.chunks(256).zip(v.chunks(256)) {
+        let (mut m, mut l, mut o) = (f32::NEG_INFINITY, [0f32; 16], vec![0f32; q.len()]);
+        for (k, v) in k.chunks(32).zip(v.chunks(32)) {
+            let z: Vec<f32> =
+                k.iter().map(|k| q.iter().zip(*k).fold(0f32, |acc, (q, k)| q.mul_add(*k, acc)) * scale).collect();
+            let n = z.iter().fold(m, |n, z| n.max(*z));
+            let mut p = [0f32; 32];
+            p.iter_mut().zip(&z).for_each(|(p, z)| *p = exp(z - n));
+            if n > m {
+                let c = exp(m - n);
+                o.iter_mut().chain(&mut l).for_each(|x| *x *= c);
+            }
+            (0..16).for_each(|i| l[i] += p[i] + p[i + 16]);
+            for (p, v) in p.iter().zip(v) {
+                o.iter_mut().zip(*v).for_each(|(o, v)| *o = p.mul_add(*v, *o));
+            }
+            m = n;
+        }
+        let n = total_m.max(m);
+        let (a, b) = (exp(total_m - n), exp(m - n));
+        total_o.iter_mut().zip(&o).for_each(|(total, o)| *total = total.mul_add(a, o * b));
+        total_l = total_l.mul_add(a, sum_of_lanes(l) * b);
+        total_m = n;
+    }
+    total_o.iter().map(|o| o * (1.0 / total_l)).collect()
+}
+
+#[test]
+fn att_1_the_bits_are_those_of_the_definition() {
+    let mut rng = TestRng::new(12);
+    let heads = Heads { kv_heads: 2, group: 2, head_dim: 20 };
+    let sequence = [Sequence::random(&mut rng, 550, heads)];
+    let (_, outs) = baseline(heads, KvType::F32, &sequence);
+    let [sequence] = sequence;
+    fn kv_rows(all: &[f32], position: usize, kv_head: usize) -> Vec<&[f32]> {
+        all.chunks_exact(40).take(position + 1).map(|row| &row[kv_head * 20..][..20]).collect()
+    }
+    for (query, (q, out)) in sequence.q.chunks_exact(20).zip(outs[0].chunks_exact(20)).enumerate() {
+        let (position, head) = (query / 4, query % 4);
+        let (k, v) = (kv_rows(&sequence.k, position, head / 2), kv_rows(&sequence.v, position, head / 2));
+        assert_eq!(bits(out), bits(&att_1(q, &k, &v, scale(20))), "position {position} head {head}");
+    }
+}
+
 #[test]
 fn att_2_paths_threads_and_block_sizes_do_not_change_bits() {
     let mut rng = TestRng::new(7);
@@ -282,13 +358,28 @@ fn att_4_a_non_finite_row_spoils_itself_alone() {
     let heads = Heads { kv_heads: 1, group: 2, head_dim: 16 };
     let sequences = [20, 20].map(|len| Sequence::random(&mut rng, len, heads));
     let (setup, expected) = baseline(heads, KvType::F32, &sequences);
-    let [mut bad, good] = sequences;
-    bad.k[10 * 16 + 3] = f32::NAN;
-    let sequences = [bad, good];
-    for_each_ctx(|ctx| {
-        let outs = setup.run(ctx, &sequences);
-        assert_eq!(bits(&outs[0][..10 * 32]), bits(&expected[0][..10 * 32]));
-        assert!(outs[0][10 * 32..].iter().all(|x| x.is_nan()));
-        assert_eq!(bits(&outs[1]), bits(&expected[1]));
-    });
+    let [clean, good] = sequences;
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for in_k in [true, false] {
+            let mut bad = clean.clone();
+            if in_k {
+                bad.k[10 * 16 + 3] = value
+            } else {
+                bad.v[10 * 16 + 3] = value
+            };
+            let sequences = [bad, good.clone()];
+            for_each_ctx(|ctx| {
+                let outs = setup.run(ctx, &sequences);
+                assert_eq!(bits(&outs[0][..10 * 32]), bits(&expected[0][..10 * 32]));
+                assert_eq!(bits(&outs[1]), bits(&expected[1]));
+                for (query, out) in outs[0].chunks(16).enumerate().skip(20) {
+                    let score_is_inf = clean.q[query * 16 + 3] * value > 0.0;
+                    match (in_k, value.is_nan() || score_is_inf) {
+                        (true, spoilt) => assert!(out.iter().all(|x| x.is_nan() == spoilt), "{value} in K: {out:?}"),
+                        (false, _) => assert!(!out[3].is_finite(), "{value} in V: {out:?}"),
+                    }
+                }
+            });
+        }
+    }
 }
