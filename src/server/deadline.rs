@@ -5,6 +5,10 @@ use std::time::{Duration, Instant};
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+/// When the headers of a request arrived: its message may have taken its time.
+#[derive(Clone, Copy)]
+pub(super) struct Arrival(pub Instant);
+
 /// When the whole RPC is to be over, if the client said so. `now` is when it arrived.
 pub(super) fn of(metadata: &MetadataMap, now: Instant) -> Result<Option<Instant>, Status> {
     let mut values = metadata.get_all("grpc-timeout").iter();

@@ -1,13 +1,14 @@
 //! The Inference service.
 
 use super::convert::{self, CheckedPrompt};
+use super::deadline::{self, Arrival};
 use super::outbox::{self, ResponseStream};
 use super::proto::generate_response::Event;
 use super::proto::inference_server::Inference;
 use super::proto::{Accepted, CompleteResponse, FinishReason, Finished, GenerateRequest, Output, Timings, Usage};
 use super::state::{Loaded, ServerState};
+use super::status;
 use super::writer::{RequestFacts, Writer};
-use super::{deadline, status};
 use crate::engine::request::{NewRequest, Stage};
 use crate::text::Tokenizer;
 use crate::types::TokenId;
@@ -83,7 +84,8 @@ impl InferenceService {
     /// Checks and submits a request: everything before the response headers. `bounded`: a client reads the stream.
     async fn start(&self, request: Request<GenerateRequest>, bounded: bool) -> Result<ResponseStream, Status> {
         let state = &self.0;
-        let deadline = deadline::of(request.metadata(), Instant::now())?;
+        let arrival = request.extensions().get::<Arrival>().map_or_else(Instant::now, |arrival| arrival.0);
+        let deadline = deadline::of(request.metadata(), arrival)?;
         let loaded = state.loaded()?;
         let request = request.into_inner();
         if loaded.engine.is_draining() {

@@ -24,6 +24,10 @@ pub struct ServerLimits {
     pub max_concurrent_streams: u32,
     /// Of one request message.
     pub max_message_bytes: usize,
+    /// Of all request messages together that are not received to the end.
+    pub max_receiving_bytes: usize,
+    /// A request's message must be there within this time.
+    pub message_timeout: Duration,
     pub max_header_list_bytes: u32,
     /// Streams that a client opened and reset before they were looked at.
     pub max_pending_resets: usize,
@@ -56,6 +60,8 @@ impl Default for ServerLimits {
             max_connections: 1024,
             max_concurrent_streams: 1024,
             max_message_bytes: 4 << 20,
+            max_receiving_bytes: 256 << 20,
+            message_timeout: Duration::from_secs(30),
             max_header_list_bytes: 16 << 10,
             max_pending_resets: 20,
             stream_window_bytes: 256 << 10,

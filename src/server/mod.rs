@@ -13,6 +13,7 @@ mod metrics_http;
 mod observe;
 mod outbox;
 pub mod proto;
+mod receive;
 mod run;
 pub mod state;
 mod status;

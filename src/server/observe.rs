@@ -1,5 +1,7 @@
 //! Around every RPC: counts how it ended, and turns tonic's own errors into those of the table.
 
+use super::deadline::Arrival;
+use super::receive::Received;
 use super::state::ServerState;
 use super::status;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -8,6 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::service::Routes;
@@ -27,9 +30,10 @@ const RPCS: [(&str, &str); 13] = [
     ("/llorch.v1.Control/Abort", "Abort"),
     ("/grpc.health.v1.Health/Check", "Check"),
     ("/grpc.health.v1.Health/Watch", "Watch"),
-    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "ServerReflectionInfo"),
-    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "ServerReflectionInfo"),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", REFLECTION),
+    ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", REFLECTION),
 ];
+const REFLECTION: &str = "ServerReflectionInfo";
 
 /// The routes of one connection.
 #[derive(Clone)]
@@ -88,10 +92,17 @@ impl Service<Request<Incoming>> for Observe {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(Arrival(Instant::now()));
         let mut report = Report::new(Arc::clone(&self.state), request.uri().path());
         let limit = self.state.limits.max_message_bytes;
-        let response = self.routes.call(request);
+        // Reflection alone takes more than one message.
+        let response = if report.rpc == REFLECTION {
+            self.routes.call(request)
+        } else {
+            let state = Arc::clone(&self.state);
+            self.routes.call(request.map(|body| Received::new(body, state)))
+        };
         Box::pin(async move {
             let Ok(response) = response.await;
             let Some(status) = code_of(response.headers()).and(Status::from_header_map(response.headers())) else {

@@ -38,6 +38,8 @@ pub struct ServerState {
     pub(super) phase: watch::Sender<Phase>,
     /// RPCs of Inference that are not answered to the end.
     pub(super) open_rpcs: watch::Sender<usize>,
+    /// Bytes that request messages may still hold while they come in.
+    pub(super) receiving: Arc<Semaphore>,
     /// Threads that encode long texts.
     pub(super) encoders: Arc<Semaphore>,
     /// Texts that wait for or hold one of them.
@@ -55,6 +57,7 @@ impl ServerState {
             metrics,
             phase: watch::Sender::new(Phase::Loading),
             open_rpcs: watch::Sender::new(0),
+            receiving: Arc::new(Semaphore::new(limits.max_receiving_bytes)),
             encoders: Arc::new(Semaphore::new(limits.max_encoders)),
             encodes: Arc::new(Semaphore::new(limits.max_encoders + limits.max_waiting_encodes)),
             model: OnceLock::new(),

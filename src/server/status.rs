@@ -65,6 +65,10 @@ pub(super) fn message_too_large(limit: usize) -> Status {
     with_reason(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
 }
 
+pub(super) fn message_too_slow() -> Status {
+    with_reason(Code::DeadlineExceeded, "IN_TRANSFER", "the request's message did not arrive in time")
+}
+
 pub(super) fn response_too_large(limit: usize) -> Status {
     let message = format!("the response would be larger than {limit} bytes");
     with_reason(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)

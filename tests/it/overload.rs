@@ -12,10 +12,11 @@ use llorch_cpud::server::proto::{
     DetokenizeRequest, GenerateRequest, ResponseOptions, SamplingParams, WatchLoadRequest,
 };
 use llorch_cpud::server::state::Phase;
+use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -259,19 +260,45 @@ async fn half_a_preface_is_cut_off() {
     server.collect(request(&PROMPT, 5)).await;
 }
 
+/// A Generate whose message never comes.
+async fn without_message(address: SocketAddr) -> Status {
+    let channel = endpoint(address).connect().await.expect("connected");
+    let mut client = tonic::client::Grpc::new(channel);
+    client.ready().await.expect("connected");
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static("/llorch.v1.Inference/Generate");
+    let codec = tonic_prost::ProstCodec::<GenerateRequest, GenerateRequest>::default();
+    client.streaming(tonic::Request::new(tokio_stream::pending()), path, codec).await.expect_err("no message")
+}
+
+/// API-29: a message that does not come, and more of them than there is room for.
+#[tokio::test]
+async fn messages_on_their_way_in_are_bounded() {
+    let mut options = Options::default();
+    options.limits.message_timeout = Duration::from_millis(200);
+    let server = TestServer::start(options).await;
+    let late = tokio::time::timeout(Duration::from_secs(30), without_message(server.address)).await;
+    assert_status(&late.expect("given up"), Code::DeadlineExceeded, "IN_TRANSFER");
+
+    let mut options = Options::default();
+    options.limits.max_receiving_bytes = 200;
+    let server = TestServer::start(options).await;
+    let large = GenerateRequest { tenant: "t".repeat(1000), ..request(&PROMPT, 5) };
+    let status = server.refusal(large).await;
+    assert_status(&status, Code::ResourceExhausted, "QUEUE_FULL");
+    assert!(status.get_error_details().retry_info().is_some());
+    assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"receiving_full\"}"), 1.0);
+    // What was received gives its room back.
+    for _ in 0..30 {
+        server.collect(request(&PROMPT, 5)).await;
+    }
+}
+
 /// API-43: an order to stop that comes while the model is loaded holds for the model, too.
 #[tokio::test]
 async fn a_model_that_comes_after_the_order_to_stop_takes_nothing() {
     let server = TestServer::start_loading(Options::default()).await;
-    let endless = |channel| async move {
-        let mut client = tonic::client::Grpc::new(channel);
-        client.ready().await.expect("connected");
-        let path = tonic::codegen::http::uri::PathAndQuery::from_static("/llorch.v1.Inference/Generate");
-        let codec = tonic_prost::ProstCodec::<GenerateRequest, GenerateRequest>::default();
-        client.streaming(tonic::Request::new(tokio_stream::pending()), path, codec).await.map(|_| ())
-    };
     // A request whose message never comes keeps the drain waiting.
-    let held = tokio::spawn(endless(endpoint(server.address).connect().await.expect("connected")));
+    let held = tokio::spawn(without_message(server.address));
     eventually("the held request is there", || server.state.num_open_rpcs() == 1).await;
     server.shutdown.send(Shutdown::Drain).expect("the server runs");
     eventually("the server drains", || server.state.phase() == Phase::Draining).await;

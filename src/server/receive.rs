@@ -1,0 +1,74 @@
+//! A request's message on its way in: bounded in time, and in bytes over all requests together.
+
+use super::state::ServerState;
+use super::status;
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
+
+/// The body of a request with one message. Dropped once the message is read, which gives its bytes back.
+pub(super) struct Received {
+    body: Incoming,
+    state: Arc<ServerState>,
+    deadline: Pin<Box<Sleep>>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Received {
+    pub fn new(body: Incoming, state: Arc<ServerState>) -> Self {
+        let deadline = Box::pin(sleep(state.limits.message_timeout));
+        Self { body, state, deadline, held: None }
+    }
+
+    /// Takes `bytes` from what all messages may hold together. False when it is used up.
+    fn hold(&mut self, bytes: usize) -> bool {
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let Ok(more) = Semaphore::try_acquire_many_owned(Arc::clone(&self.state.receiving), permits) else {
+            return false;
+        };
+        match &mut self.held {
+            Some(held) => held.merge(more),
+            None => self.held = Some(more),
+        }
+        true
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending if self.deadline.as_mut().poll(cx).is_ready() => {
+                return Poll::Ready(Some(Err(status::message_too_slow().into())));
+            }
+            Poll::Pending => return Poll::Pending,
+        };
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+            && !self.hold(data.len())
+        {
+            self.state.metrics.count_rejection("receiving_full");
+            return Poll::Ready(Some(Err(status::queue_full(1000).into())));
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
