@@ -1,7 +1,7 @@
 //! The gRPC interface, over a real connection (`specs/api.md`).
 
 use crate::support::client::{
-    MODEL_NAME, Options, TestServer, assert_status, endpoint, greedy_ids, named, reason, request, text_of, tokenizer,
+    MODEL_NAME, Options, TestServer, assert_status, greedy_ids, named, reason, request, text_of, tokenizer,
 };
 use llorch_cpud::server::proto::generate_request::Prompt;
 use llorch_cpud::server::proto::generate_response::Event;
@@ -386,16 +386,4 @@ async fn reflection_answers_the_older_protocol() {
     let answer = answers.expect("a stream").into_inner().message().await.expect("open").expect("an answer");
     let found = answer.message_response;
     assert!(matches!(found, Some(MessageResponse::FileDescriptorResponse(_))), "{found:?}");
-}
-
-#[tokio::test]
-async fn an_unknown_method_is_unimplemented() {
-    let server = TestServer::start(Options::default()).await;
-    let channel = endpoint(server.address).connect().await.expect("the server listens");
-    let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.expect("connected");
-    let path = tonic::codegen::http::uri::PathAndQuery::from_static("/llorch.v1.Inference/Nothing");
-    let codec = tonic_prost::ProstCodec::<GetLoadRequest, GetLoadRequest>::default();
-    let status = client.unary(tonic::Request::new(GetLoadRequest {}), path, codec).await.expect_err("no such method");
-    assert_eq!(status.code(), Code::Unimplemented);
 }

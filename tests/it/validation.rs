@@ -358,3 +358,14 @@ async fn a_request_that_leaves_no_token_is_told_so() {
     assert_eq!((status.code(), reason(&status).as_str()), (Code::InvalidArgument, "FIELD_INVALID"));
     server.at_rest().await;
 }
+
+#[tokio::test]
+async fn an_unknown_method_is_unimplemented() {
+    let server = TestServer::start(Options::default()).await;
+    let mut client = tonic::client::Grpc::new(server.channel.clone());
+    client.ready().await.expect("connected");
+    let path = PathAndQuery::from_static("/llorch.v1.Inference/Nothing");
+    let codec = tonic_prost::ProstCodec::<AbortRequest, AbortRequest>::default();
+    let status = client.unary(Request::new(AbortRequest::default()), path, codec).await.expect_err("no such method");
+    assert_eq!(status.code(), Code::Unimplemented);
+}
