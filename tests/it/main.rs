@@ -10,6 +10,7 @@ mod corpus;
 mod engine;
 mod exhaustive;
 mod golden;
+mod hostile;
 mod metrics;
 mod overload;
 mod sampling;

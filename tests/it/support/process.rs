@@ -1,6 +1,6 @@
 //! The `serve` command as a process of its own, on free ports.
 
-use super::client::{Completion, Stream, endpoint};
+use super::client::{Completion, Stream, endpoint, eventually, metric};
 use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::server::proto::GenerateRequest;
 use llorch_cpud::server::proto::inference_client::InferenceClient;
@@ -86,6 +86,12 @@ impl Process {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
         answer
+    }
+
+    /// The metrics once nothing runs or waits. Panics when that never comes.
+    pub async fn idle_metrics(&self) -> String {
+        eventually("the server is idle", || metric(&self.metrics(), "llorch_kv_blocks{state=\"used\"}") == 0.0).await;
+        self.metrics()
     }
 }
 
