@@ -85,6 +85,8 @@ impl<M: Model> Actor<M> {
             } else {
                 // Nothing can be open now. If something were, it would wait for ever and this loop would spin.
                 self.delivery.fail_all();
+            }
+            if !self.engine.has_work() {
                 self.batch_sequences = 0;
             }
             self.publish();

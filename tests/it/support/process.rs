@@ -90,7 +90,9 @@ impl Process {
 
     /// The metrics once nothing runs or waits. Panics when that never comes.
     pub async fn idle_metrics(&self) -> String {
-        eventually("the server is idle", || metric(&self.metrics(), "llorch_kv_blocks{state=\"used\"}") == 0.0).await;
+        let busy = ["llorch_kv_blocks{state=\"used\"}", "llorch_batch_sequences"];
+        let idle = || busy.iter().all(|name| metric(&self.metrics(), name) == 0.0);
+        eventually("the server is idle", idle).await;
         self.metrics()
     }
 }
