@@ -2,6 +2,7 @@
 // A test that leaves something out for want of data says so.
 #![allow(clippy::print_stderr)]
 
+mod allocation;
 mod api;
 mod bad_model;
 mod cancel;
