@@ -58,6 +58,8 @@ impl<M: Model> Engine<M> {
         let blocks = (kv_cache.num_blocks(), kv_cache.block_size());
         let planned = (config.scheduler.num_blocks as usize, config.scheduler.block_size as usize);
         assert_eq!(blocks, planned, "number and size of blocks: cache and scheduler");
+        // No two sequences of a step share a block, so the lists of all are never longer than the pool.
+        let batch = ForwardBatch { block_tables: Vec::with_capacity(blocks.0), ..ForwardBatch::default() };
         Ok(Self {
             scheduler: Scheduler::new(config.scheduler)?,
             row_sampler: RowSampler::new(pool.threads()),
@@ -67,7 +69,7 @@ impl<M: Model> Engine<M> {
             pool,
             sequences: HashMap::new(),
             plan: StepPlan::default(),
-            batch: ForwardBatch::default(),
+            batch,
             outcomes: Vec::new(),
             report: StepReport::default(),
         })
