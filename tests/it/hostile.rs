@@ -19,15 +19,21 @@ fn control() -> GenerateRequest {
     GenerateRequest { sampling: Some(sampling), ..request(&[1, 60, 70, 80], 150) }
 }
 
-/// Repeats the control stream until told to stop; every run equals `alone`. Returns the number of runs.
+/// Repeats the control stream until told to stop; every run that a full queue lets in equals `alone`. Returns the runs.
 async fn control_streams(channel: Channel, alone: Vec<Output>, stop: Arc<AtomicBool>) -> u32 {
     let mut runs = 0;
     loop {
         let last = stop.load(Ordering::Relaxed);
-        assert_eq!(collect(&channel, control()).await.outputs(), alone, "control run {runs}");
-        runs += 1;
-        if last {
-            return runs;
+        match InferenceClient::new(channel.clone()).generate(control()).await {
+            Ok(stream) => {
+                let completion = Stream(stream.into_inner()).collect().await.expect("a good end");
+                assert_eq!(completion.outputs(), alone, "control run {runs}");
+                runs += 1;
+                if last {
+                    return runs;
+                }
+            }
+            Err(status) => assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}"),
         }
     }
 }
@@ -53,16 +59,17 @@ async fn pass_deadlines(channel: &Channel) {
             Ok(stream) => Stream(stream.into_inner()).collect().await.err(),
             Err(status) => Some(status),
         };
-        let refused = [Code::DeadlineExceeded, Code::ResourceExhausted];
+        // tonic's client may be the first to see the time pass, and says Cancelled.
+        let refused = [Code::DeadlineExceeded, Code::ResourceExhausted, Code::Cancelled];
         assert!(status.as_ref().is_none_or(|s| refused.contains(&s.code())), "{micros} us: {status:?}");
     }
 }
 
 /// More requests at once than the queue takes: each is served or refused for that reason.
 async fn fill_the_queue(channel: &Channel) -> usize {
-    let ends = join_all((0..80).map(async |index| {
+    let ends = join_all((0..200).map(async |index| {
         let mut client = InferenceClient::new(channel.clone());
-        let stream = client.generate(request(&[1, 3 + index], 40)).await?.into_inner();
+        let stream = client.generate(request(&[1, 3 + index], 20)).await?.into_inner();
         Stream(stream).collect().await.map(|_| ())
     }));
     let refused: Vec<_> = ends.await.into_iter().filter_map(Result::err).collect();
@@ -114,12 +121,12 @@ fn send_garbage(address: SocketAddr) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_neighbours_change_no_byte_and_keep_no_block() {
     let (_directory, path) = model_file();
-    let mut process = Process::start(&path, &["--max-num-seqs", "8", "--max-queued", "16"]);
+    let mut process = Process::start(&path, &["--max-num-seqs", "8", "--max-queued", "64"]);
     process.ready();
     let channel = process.connect().await;
     let alone = collect(&channel, control()).await.outputs();
     assert!(alone[0].4 > 50, "the control stream is long: {} tokens", alone[0].4);
-    // A connection of its own and an early place in the queue: what is tested is its bytes, not its admission.
+    // A connection of its own.
     let stop = Arc::new(AtomicBool::new(false));
     let controls = tokio::spawn(control_streams(process.connect().await, alone, Arc::clone(&stop)));
 
@@ -128,9 +135,9 @@ async fn bad_neighbours_change_no_byte_and_keep_no_block() {
     send_bad_fields(&channel).await;
     let address = process.grpc;
     tokio::task::spawn_blocking(move || send_garbage(address)).await.expect("sent");
+    assert!(fill_the_queue(&channel).await > 0, "the queue was meant to fill");
     stop.store(true, Ordering::Relaxed);
     assert!(controls.await.expect("every control run was right") >= 2);
-    assert!(fill_the_queue(&channel).await > 0, "the queue was meant to fill");
 
     let metrics = process.idle_metrics().await;
     assert_eq!(metric(&metrics, "llorch_kv_blocks{state=\"used\"}"), 0.0);
