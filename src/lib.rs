@@ -21,6 +21,7 @@ pub mod engine;
 pub mod gguf;
 pub mod kernels;
 pub mod kv_cache;
+pub mod load;
 pub mod metrics;
 pub mod model;
 pub mod ops;

@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 pub mod bench_engine;
+pub mod bench_serve;
 pub mod byte_size;
 pub mod error;
 pub mod generate;
@@ -49,6 +50,8 @@ enum Command {
 enum BenchCommand {
     /// The engine alone: prefill and decode speed by batch size.
     Engine(bench_engine::BenchEngineArgs),
+    /// A running server under load: latencies, throughput, errors.
+    Serve(bench_serve::BenchServeArgs),
 }
 
 /// Parses the arguments, runs the command, and turns its error into one line on stderr and an exit code.
@@ -64,6 +67,7 @@ pub fn run() -> ExitCode {
         Command::Synth(args) => synth::run(args),
         Command::Perplexity(args) => perplexity::run(args),
         Command::Bench(BenchCommand::Engine(args)) => bench_engine::run(args),
+        Command::Bench(BenchCommand::Serve(args)) => bench_serve::run(args),
     };
     error::exit(result)
 }

@@ -12,6 +12,7 @@ mod engine;
 mod exhaustive;
 mod golden;
 mod hostile;
+mod load_tester;
 mod metrics;
 mod overload;
 mod sampling;

@@ -1,0 +1,100 @@
+//! What happened to one request. Times are seconds since the start of the run.
+
+use crate::types::TokenId;
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Completed,
+    /// Cancelled by us, as planned.
+    Cancelled,
+    /// The status and, where there is one, its reason: `RESOURCE_EXHAUSTED/QUEUE_FULL`.
+    Failed(String),
+}
+
+/// A message that brought tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chunk {
+    pub at: f64,
+    pub tokens: u32,
+}
+
+/// One request, from intention to end.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Position in the plan.
+    pub index: usize,
+    /// When it was to be sent: by the schedule of an open loop, when its turn came in a closed one.
+    pub intended: f64,
+    pub sent: f64,
+    pub chunks: Vec<Chunk>,
+    pub ended: f64,
+    pub prompt_tokens: u32,
+    pub outcome: Outcome,
+    pub token_ids: Vec<TokenId>,
+    pub text: String,
+}
+
+impl Record {
+    pub fn completed(&self) -> bool {
+        self.outcome == Outcome::Completed
+    }
+
+    pub fn output_tokens(&self) -> u64 {
+        self.chunks.iter().map(|chunk| u64::from(chunk.tokens)).sum()
+    }
+
+    /// From the intended sending to the first token.
+    pub fn ttft(&self) -> Option<f64> {
+        self.chunks.first().map(|chunk| chunk.at - self.intended)
+    }
+
+    /// Time per token after those of the first message.
+    pub fn tpot(&self) -> Option<f64> {
+        let (first, last) = (self.chunks.first()?, self.chunks.last()?);
+        let later = self.output_tokens() - u64::from(first.tokens);
+        (later > 0).then(|| (last.at - first.at) / later as f64)
+    }
+
+    /// Between two messages with tokens: what a reader waits.
+    pub fn gaps(&self) -> impl Iterator<Item = f64> + '_ {
+        self.chunks.windows(2).map(|pair| pair[1].at - pair[0].at)
+    }
+
+    /// The longest wait after the first token.
+    pub fn worst_gap(&self) -> Option<f64> {
+        self.gaps().reduce(f64::max)
+    }
+
+    /// From the intended sending to the end.
+    pub fn e2e(&self) -> f64 {
+        self.ended - self.intended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latency_counts_from_the_intended_time() {
+        let chunk = |at, tokens| Chunk { at, tokens };
+        let record = Record {
+            index: 0,
+            intended: 1.0,
+            sent: 3.0,
+            chunks: vec![chunk(4.0, 2), chunk(4.5, 1), chunk(6.0, 3)],
+            ended: 7.0,
+            prompt_tokens: 5,
+            outcome: Outcome::Completed,
+            token_ids: Vec::new(),
+            text: String::new(),
+        };
+        assert_eq!((record.ttft(), record.e2e()), (Some(3.0), 6.0));
+        assert_eq!((record.tpot(), record.worst_gap(), record.output_tokens()), (Some(0.5), Some(1.5), 6));
+        assert_eq!(record.gaps().collect::<Vec<_>>(), [0.5, 1.5]);
+        let one = Record { chunks: vec![chunk(4.0, 1)], ..record.clone() };
+        assert_eq!((one.ttft(), one.tpot(), one.worst_gap()), (Some(3.0), None, None));
+        assert_eq!(Record { chunks: Vec::new(), ..record }.ttft(), None);
+    }
+}

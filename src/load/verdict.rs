@@ -1,0 +1,150 @@
+//! Whether a run's figures mean what they seem to: was the client on time, and did the server keep up?
+
+use super::record::Record;
+use super::run::Load;
+
+/// A request sent later than this after its time is late. The timer alone costs up to a millisecond.
+pub const LATE_S: f64 = 0.010;
+/// Share of late requests from which the client is said not to have kept up.
+const LATE_SHARE: f64 = 0.01;
+
+/// What is to be known before the figures are believed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdict {
+    pub late_sends: usize,
+    /// The longest that a request was sent after its time, in seconds.
+    pub worst_delay_s: f64,
+    /// The client itself was too slow: the run does not measure the server.
+    pub client_too_slow: bool,
+    /// Open loop: requests came faster than they were served.
+    pub saturated: bool,
+    /// Open loop: the requests in flight, on average, in the second and in the last quarter of the time of arrivals.
+    pub backlog: Option<(f64, f64)>,
+}
+
+impl Verdict {
+    pub fn of(load: Load, records: &[Record]) -> Self {
+        let delays = || records.iter().map(|record| record.sent - record.intended);
+        let late_sends = delays().filter(|delay| *delay > LATE_S).count();
+        let mut verdict = Self {
+            late_sends,
+            worst_delay_s: delays().fold(0.0, f64::max),
+            client_too_slow: late_sends as f64 > LATE_SHARE * records.len() as f64,
+            ..Self::default()
+        };
+        if let Load::Open { .. } = load
+            && let Some((early, late, arrivals)) = backlog(records)
+        {
+            verdict.backlog = Some((early, late));
+            verdict.saturated = late - early > (0.1 * arrivals).max(2.0 * early.sqrt() + 2.0);
+        }
+        verdict
+    }
+
+    /// A line for each thing to be known; none for a clean run.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.client_too_slow {
+            let (count, worst) = (self.late_sends, self.worst_delay_s * 1e3);
+            lines.push(format!(
+                "THE CLIENT COULD NOT KEEP UP: {count} requests were sent late, the worst by {worst:.0} ms. \
+                 These figures measure the client too; use a lower load or a machine of its own."
+            ));
+        }
+        if let (true, Some((early, late))) = (self.saturated, self.backlog) {
+            lines.push(format!(
+                "SATURATED: requests came faster than they were served; {early:.1} were in flight in the second \
+                 quarter of the run and {late:.1} in the last. Latencies grow with the \
+                 length of the run and mean nothing."
+            ));
+        }
+        lines
+    }
+}
+
+/// Requests in flight on average in the second and in the last quarter of the time in which requests came, and how many
+/// came between the middles of the two. None where a run is shorter than the requests it has: then its backlog only
+/// grows, however fast the server is.
+fn backlog(records: &[Record]) -> Option<(f64, f64, f64)> {
+    let end = records.iter().map(|record| record.intended).fold(0.0, f64::max);
+    let fastest = records.iter().filter(|record| record.completed()).map(Record::e2e).fold(f64::INFINITY, f64::min);
+    if records.len() < 8 || end < 4.0 * fastest {
+        return None;
+    }
+    let early = mean_in_flight(records, 0.25 * end, 0.5 * end);
+    let late = mean_in_flight(records, 0.75 * end, end);
+    let middle = 0.375 * end..0.875 * end;
+    let arrivals = records.iter().filter(|record| middle.contains(&record.intended)).count();
+    Some((early, late, arrivals as f64))
+}
+
+/// Requests in flight from `from` to `to`, averaged over that time.
+pub fn mean_in_flight(records: &[Record], from: f64, to: f64) -> f64 {
+    let inside = |record: &Record| (record.ended.min(to) - record.intended.max(from)).max(0.0);
+    records.iter().map(inside).sum::<f64>() / (to - from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::arrivals::{Arrivals, send_times};
+    use crate::load::random::Random;
+    use crate::load::record::Outcome;
+
+    /// A server with one place that takes `service_s` for each request, in order.
+    fn one_by_one(rate: f64, service_s: f64, seed: u64) -> Vec<Record> {
+        let times = send_times(Arrivals::Gamma { burstiness: 1.0 }, rate, 400, &mut Random::new(seed, 0));
+        let mut free = 0.0f64;
+        let record = |(index, intended): (usize, f64)| {
+            free = free.max(intended) + service_s;
+            Record {
+                index,
+                intended,
+                sent: intended,
+                chunks: Vec::new(),
+                ended: free,
+                prompt_tokens: 1,
+                outcome: Outcome::Completed,
+                token_ids: Vec::new(),
+                text: String::new(),
+            }
+        };
+        times.into_iter().enumerate().map(record).collect()
+    }
+
+    const OPEN: Load = Load::Open { rate: 10.0, arrivals: Arrivals::Constant };
+
+    #[test]
+    fn a_growing_backlog_is_told_from_a_busy_server() {
+        for seed in 0..20 {
+            for (service_s, saturated) in [(0.02, false), (0.06, false), (0.14, true), (0.5, true)] {
+                let verdict = Verdict::of(OPEN, &one_by_one(10.0, service_s, seed));
+                assert_eq!(verdict.saturated, saturated, "seed {seed}, {service_s} s: {verdict:?}");
+                assert_eq!(verdict.warnings().len(), usize::from(saturated));
+            }
+        }
+        let closed = Verdict::of(Load::Closed { concurrency: 4 }, &one_by_one(10.0, 0.5, 1));
+        assert!(!closed.saturated && closed.backlog.is_none());
+    }
+
+    #[test]
+    fn a_run_shorter_than_its_requests_has_no_backlog_to_judge() {
+        assert_eq!(Verdict::of(OPEN, &one_by_one(10.0, 0.05, 1)[..6]).backlog, None);
+        let slow: Vec<Record> =
+            one_by_one(10.0, 0.05, 1).into_iter().map(|r| Record { ended: r.intended + 30.0, ..r }).collect();
+        assert_eq!(Verdict::of(OPEN, &slow).backlog, None);
+    }
+
+    #[test]
+    fn late_sends_are_counted() {
+        let mut records = one_by_one(10.0, 0.01, 1);
+        assert!(!Verdict::of(OPEN, &records).client_too_slow);
+        for record in records.iter_mut().take(5) {
+            record.sent += 0.2;
+        }
+        let verdict = Verdict::of(OPEN, &records);
+        assert!(verdict.client_too_slow && verdict.late_sends == 5);
+        assert!((verdict.worst_delay_s - 0.2).abs() < 1e-9);
+        assert!(verdict.warnings()[0].contains("COULD NOT KEEP UP"));
+    }
+}
