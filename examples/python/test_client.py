@@ -1,0 +1,102 @@
+"""Run client.py against a real server on free ports. Needs LLORCH_BINARY and LLORCH_MODEL."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT / "ops"))
+import check_metrics  # noqa: E402
+
+
+def wait_for(condition, process, log: Path, what: str):
+    """The first true value of `condition`; an error when the server ends or 60 s pass."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise SystemExit(f"server ended with {process.returncode}:\n{log.read_text()}")
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise SystemExit(f"no {what} in 60 s:\n{log.read_text()}")
+
+
+def get(url: str) -> str:
+    """The body, or nothing while the server is not ready."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+def listening_ports(pid: int) -> list[int]:
+    """TCP ports on which the process listens, from /proc."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found = re.match(r"socket:\[(\d+)\]", os.readlink(link))
+        except OSError:
+            continue
+        if found:
+            inodes.add(found[1])
+    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes]
+
+
+def check_client(stubs: str, target: str) -> None:
+    def client(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, HERE / "client.py", "--target", target, *arguments],
+            env=os.environ | {"PYTHONPATH": stubs}, capture_output=True, text=True, timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    text = client("--max-tokens", "12")
+    assert re.search(r"\n\[(LENGTH, 12|STOP, \d+) tokens\]\n$", text), text
+    assert text == client("--max-tokens", "12"), "greedy output differs between two runs"
+    text = client("--mode", "cancel", "--max-tokens", "400")
+    assert text.endswith("[CANCELLED after 3 deltas]\n"), text
+    text = client("--mode", "deadline", "--timeout", "0.002")
+    assert text.endswith("[DEADLINE_EXCEEDED]\n"), text
+
+
+def main() -> None:
+    binary, model = os.environ.get("LLORCH_BINARY"), os.environ.get("LLORCH_MODEL")
+    if not (binary and model):
+        print("NOT RUN: set LLORCH_BINARY and LLORCH_MODEL")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        protos = sorted(str(path) for path in (ROOT / "proto/llorch/v1").glob("*.proto"))
+        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"--python_out={scratch}",
+                        f"--grpc_python_out={scratch}", *protos], check=True)
+        log = Path(scratch, "server.log")
+        with log.open("w") as sink:
+            server = subprocess.Popen([binary, "serve", "--model", model, "--listen", "127.0.0.1:0",
+                                       "--metrics-listen", "127.0.0.1:0", "--threads", "1", "--kv-cache", "64MiB"],
+                                      stdout=sink, stderr=sink)
+        try:
+            ports = wait_for(lambda: len(p := listening_ports(server.pid)) == 2 and p, server, log, "two ports")
+            http = wait_for(lambda: next((p for p in ports if get(f"http://127.0.0.1:{p}/readyz")), None), server, log,
+                            "readiness")
+            check_client(scratch, f"127.0.0.1:{next(p for p in ports if p != http)}")
+            check_metrics.check(check_metrics.served(get(f"http://127.0.0.1:{http}/metrics")), partial=True)
+            server.terminate()
+            assert server.wait(timeout=60) == 0, log.read_text()
+        finally:
+            if server.poll() is None:
+                server.kill()
+                server.wait()
+    print("client and metric names: passed")
+
+
+if __name__ == "__main__":
+    main()
