@@ -9,7 +9,7 @@ use crate::load::run::{Load, Progress, run as run_load};
 use crate::load::summary::{Setup, Slo, Summary};
 use crate::load::transparency::{Transparency, verify};
 use crate::load::workload::{Length, PlannedRequest, SamplingMix, Workload};
-use crate::load::{record::Record, report_json, report_text};
+use crate::load::{record::Record, report_html, report_json, report_text};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -81,6 +81,9 @@ pub struct BenchServeArgs {
     /// Write the figures as JSON.
     #[arg(long, value_name = "OUT")]
     json: Option<PathBuf>,
+    /// Write a report with charts as one HTML file.
+    #[arg(long, value_name = "OUT")]
+    html: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -132,6 +135,9 @@ pub fn run(args: BenchServeArgs) -> Result<(), CliError> {
     output::print(&report_text::report(&setup, &summary))?;
     if let Some(path) = &args.json {
         write(path, &format!("{:#}\n", report_json::report(&setup, &summary)))?;
+    }
+    if let Some(path) = &args.html {
+        write(path, &report_html::report(&setup, &summary, &records))?;
     }
     match (&summary.transparency, report_text::transparency(&summary)) {
         (Some(result), Some(line)) if !result.holds() => Err(CliError::Internal(line)),

@@ -5,10 +5,12 @@
 //! figures; `report_*` write them. Latency counts from the time a request was to be sent (`specs/load-tester.md`).
 
 pub mod arrivals;
+mod chart;
 pub mod client;
 pub mod error;
 pub mod random;
 pub mod record;
+pub mod report_html;
 pub mod report_json;
 pub mod report_text;
 pub mod run;

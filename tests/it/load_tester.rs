@@ -9,7 +9,7 @@ use llorch_cpud::load::run::{Load, Progress, run};
 use llorch_cpud::load::summary::{Setup, Slo, Summary};
 use llorch_cpud::load::transparency::verify;
 use llorch_cpud::load::workload::{Length, PlannedRequest, SamplingMix, Workload};
-use llorch_cpud::load::{report_json, report_text};
+use llorch_cpud::load::{report_html, report_json, report_text};
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -204,7 +204,20 @@ fn the_command_writes_the_figures() {
     let out = directory.path().join("out.json");
     let json = out.to_str().expect("UTF-8");
     let lengths = ["--target", &target, "--requests", "12", "--prompt-tokens", "4-9", "--gen-tokens", "6"];
-    let more = ["--json", json, "--verify-transparency", "50", "--sampling", "mixed", "--slo-ttft-ms", "60000"];
+    let page = directory.path().join("out.html");
+    let html = page.to_str().expect("UTF-8");
+    let more = [
+        "--html",
+        html,
+        "--json",
+        json,
+        "--verify-transparency",
+        "50",
+        "--sampling",
+        "mixed",
+        "--slo-ttft-ms",
+        "60000",
+    ];
     for load in [["--concurrency", "4"], ["--rate", "200"]] {
         let output = bench(&[&lengths[..], &more, &load].concat());
         let text = String::from_utf8(output.stdout).expect("UTF-8");
@@ -222,6 +235,11 @@ fn the_command_writes_the_figures() {
         }
         let ratio = number("output_throughput") / number("request_throughput");
         assert!((ratio - 6.0).abs() < 1e-9 && number("request_goodput") > 0.0);
+        let page = std::fs::read_to_string(&page).expect("written");
+        assert!(page.matches("<svg").count() == 5 && page.matches("<circle").count() == 12, "{page}");
+        for outside in ["src=", "href=", "url(", "@import", "<script", "NaN"] {
+            assert!(!page.contains(outside), "{outside} in {page}");
+        }
         let all = number("total_input_tokens") + 72.0;
         let throughput = number("total_token_throughput") * number("duration");
         assert!((throughput - all).abs() < 1e-6 * all);
@@ -270,6 +288,8 @@ async fn warnings_are_in_the_reports() {
     let summary = Summary::of(&tester.setup, &records, None);
     let warning = "THE CLIENT COULD NOT KEEP UP";
     assert!(report_text::report(&tester.setup, &summary).starts_with(&format!("!! {warning}")));
+    let page = report_html::report(&tester.setup, &summary, &records);
+    assert!(page.contains(&format!("<div class=\"warn\">{warning}")));
     let json = report_json::report(&tester.setup, &summary);
     assert_eq!(json["llorch_client_too_slow"], true);
     assert!(json["llorch_warnings"][0].as_str().expect("a line").contains(warning));
