@@ -6,8 +6,8 @@
 DIR/train.txt and DIR/heldout.txt hold one story a line, DIR/*.keys its key. The trainer appends the end token.
 
 A story's key is its plot and what the plot is filled with (objects, places, causes, ...), without names, wording, who
-the hero is, and the fillers in MINOR. Stories with one key are near-duplicates. The key alone decides the split, so that
-no near-duplicate of a held-out story is in training. Standard library only; the same seed gives the same bytes.
+the hero is, and the fillers in MINOR. Stories with one key are near-duplicates. The key alone decides the split, so
+that no near-duplicate of a held-out story is in training. Standard library only; the same seed gives the same bytes.
 """
 
 import argparse
@@ -38,8 +38,12 @@ MIN_WORDS, MAX_WORDS = 80, 200
 OPENINGS = [
     ("Once upon a time, there was {h.intro}.", 5),
     ("Once upon a time, there lived {h.intro}.", 3),
-    ("Once upon a time, [in a small village|near a big forest|in a little house|by a quiet lake|at the foot of a hill],"
-     " there lived {h.intro}.", 5),
+    (
+        "Once upon a time, [in a small village|near a big forest|in a little house|by a quiet lake|at the foot of a"
+        " hill],"
+        " there lived {h.intro}.",
+        5,
+    ),
     ("Once upon a time, {h.intro} lived [near the sea|in a green valley|on a small farm|beside a river].", 3),
     ("There was once {h.intro}.", 2),
     ("{h} was {h.plain}.", 2),
@@ -83,7 +87,9 @@ def draw_hero(rng):
     pronoun = rng.choice(["he", "she"])
     trait = rng.choice(TRAITS)
     if rng.random() < 0.55:
-        return Character(rng.choice(BOYS if pronoun == "he" else GIRLS), "boy" if pronoun == "he" else "girl", pronoun, trait)
+        return Character(
+            rng.choice(BOYS if pronoun == "he" else GIRLS), "boy" if pronoun == "he" else "girl", pronoun, trait
+        )
     return Character(rng.choice(HE_ANIMALS if pronoun == "he" else SHE_ANIMALS), rng.choice(ANIMALS), pronoun, trait)
 
 

@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 
 CONFIG = {
-    "llama": dict(vocab=1024, context=512, hidden=256, ffn=768, layers=4, heads=8, kv_heads=4, theta=10000.0, eps=1e-5),
-    "gpt2": dict(vocab=1024, context=512, hidden=256, ffn=1024, layers=4, heads=8, eps=1e-5),
+    "llama": dict(vocab=1536, context=512, hidden=256, ffn=768, layers=4, heads=8, kv_heads=4, theta=10000.0, eps=1e-5),
+    "gpt2": dict(vocab=1536, context=512, hidden=256, ffn=1024, layers=4, heads=8, eps=1e-5),
 }
 PEAK_RATE, WARM_UP, WEIGHT_DECAY, CLIP = 1.5e-3, 100, 0.1, 1.0
 
@@ -37,10 +37,24 @@ class SentencePieceTokenizer:
 
         if not (directory / self.FILE).exists():
             sentencepiece.SentencePieceTrainer.train(
-                input=str(corpus / "train.txt"), model_prefix=str(directory / "tokenizer"), model_type="bpe",
-                vocab_size=vocab, byte_fallback=True, character_coverage=1.0, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
-                normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True, num_threads=1,
-                input_sentence_size=20000, shuffle_input_sentence=False, minloglevel=1)
+                input=str(corpus / "train.txt"),
+                model_prefix=str(directory / "tokenizer"),
+                model_type="bpe",
+                vocab_size=vocab,
+                byte_fallback=True,
+                character_coverage=1.0,
+                unk_id=0,
+                bos_id=1,
+                eos_id=2,
+                pad_id=-1,
+                normalization_rule_name="identity",
+                remove_extra_whitespaces=False,
+                split_digits=True,
+                num_threads=1,
+                input_sentence_size=20000,
+                shuffle_input_sentence=False,
+                minloglevel=1,
+            )
         self.model = sentencepiece.SentencePieceProcessor(model_file=str(directory / self.FILE))
         self.bos, self.eos, self.size = 1, 2, self.model.vocab_size()
 
@@ -62,8 +76,12 @@ class ByteLevelTokenizer:
             model = tokenizers.Tokenizer(models.BPE())
             model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             model.decoder = decoders.ByteLevel()
-            trainer = trainers.BpeTrainer(vocab_size=vocab, special_tokens=["<|endoftext|>"], show_progress=False,
-                                          initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+            trainer = trainers.BpeTrainer(
+                vocab_size=vocab,
+                special_tokens=["<|endoftext|>"],
+                show_progress=False,
+                initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            )
             model.train([str(corpus / "train.txt")], trainer)
             model.save(str(directory / self.FILE))
         self.model = tokenizers.Tokenizer.from_file(str(directory / self.FILE))
@@ -276,8 +294,11 @@ def train(args):
     held_out = load_stories(args.corpus / "heldout.txt", tokenizer, config["context"])
     model = make_model(args.arch, config)
     optimizer = make_optimizer(model)
-    print(f"{args.arch}: {sum(p.numel() for p in model.parameters())} parameters, {len(rows)} stories,"
-          f" {sum(map(len, rows))} tokens, vocabulary {tokenizer.size}", flush=True)
+    print(
+        f"{args.arch}: {sum(p.numel() for p in model.parameters())} parameters, {len(rows)} stories,"
+        f" {sum(map(len, rows))} tokens, vocabulary {tokenizer.size}",
+        flush=True,
+    )
 
     checkpoint, step, spent = args.out / "checkpoint.pt", 0, 0.0
     if checkpoint.exists():
@@ -294,14 +315,15 @@ def train(args):
         seconds = spent + time.monotonic() - start
         save(checkpoint, model=model.state_dict(), optimizer=optimizer.state_dict(), step=step, seconds=seconds)
 
-    while step < args.steps and time.monotonic() - start < args.minutes * 60:
+    while step < min(args.steps, args.until) and time.monotonic() - start < args.minutes * 60:
         if epoch != step // per_epoch:
             epoch = step // per_epoch
             batches = epoch_batches(rows, args.batch, args.seed, epoch)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, args.steps)
         chosen = [rows[i] for i in batches[step % per_epoch]]
-        loss = loss_of(model, chosen)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+            loss = loss_of(model, chosen)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
@@ -317,13 +339,15 @@ def train(args):
             keep()
             saved = time.monotonic()
     keep()
-    print(f"step {step}, {spent + time.monotonic() - start:.0f} s in all; held-out perplexity"
-          f" {perplexity(model, held_out[: args.eval_stories]):.4f} of {args.eval_stories} stories")
+    print(
+        f"step {step}, {spent + time.monotonic() - start:.0f} s in all; held-out perplexity"
+        f" {perplexity(model, held_out[: args.eval_stories]):.4f} of {args.eval_stories} stories"
+    )
     for prompt in args.prompt:
         print(f"[{prompt}] {greedy(model, tokenizer, prompt, config['context'])}")
 
 
-def main():
+def parse(arguments=None):
     parser = argparse.ArgumentParser(description="Train a demo model.")
     parser.add_argument("--arch", choices=sorted(CONFIG), required=True)
     parser.add_argument("--corpus", type=pathlib.Path, required=True)
@@ -331,13 +355,15 @@ def main():
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=16, help="stories a step")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop, with a checkpoint, after so long")
+    parser.add_argument("--until", type=int, default=10**9, help="stop, with a checkpoint, at this step")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--bf16", action="store_true", help="matrix products of the training steps in bfloat16")
     parser.add_argument("--eval-every", type=int, default=500)
     parser.add_argument("--eval-stories", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--prompt", action="append", default=["Once upon a time", "One day, a little fox"])
-    train(parser.parse_args())
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    main()
+    train(parse())
