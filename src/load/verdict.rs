@@ -20,6 +20,8 @@ pub struct Verdict {
     pub saturated: bool,
     /// Open loop: the requests in flight, on average, in the second and in the last quarter of the time of arrivals.
     pub backlog: Option<(f64, f64)>,
+    /// Open loop: the seconds in which requests came and those until the last ended, where the latter are many more.
+    pub drain: Option<(f64, f64)>,
 }
 
 impl Verdict {
@@ -38,6 +40,12 @@ impl Verdict {
             verdict.backlog = Some((early, late));
             verdict.saturated = late - early > (0.1 * arrivals).max(2.0 * early.sqrt() + 2.0);
         }
+        if let Load::Open { .. } = load
+            && let Some((arrivals_s, drain_s)) = long_drain(records)
+        {
+            verdict.saturated = true;
+            verdict.drain = Some((arrivals_s, drain_s));
+        }
         verdict
     }
 
@@ -51,7 +59,12 @@ impl Verdict {
                  These figures measure the client too; use a lower load or a machine of its own."
             ));
         }
-        if let (true, Some((early, late))) = (self.saturated, self.backlog) {
+        if let Some((arrivals_s, drain_s)) = self.drain {
+            lines.push(format!(
+                "SATURATED: all requests came within {arrivals_s:.1} s, and it took {drain_s:.1} s more to serve them. \
+                 Latencies grow with the length of the run and mean nothing."
+            ));
+        } else if let (true, Some((early, late))) = (self.saturated, self.backlog) {
             lines.push(format!(
                 "SATURATED: requests came faster than they were served; {early:.1} were in flight in the second \
                  quarter of the run and {late:.1} in the last. Latencies grow with the \
@@ -76,6 +89,16 @@ fn backlog(records: &[Record]) -> Option<(f64, f64, f64)> {
     let middle = 0.375 * end..0.875 * end;
     let arrivals = records.iter().filter(|record| middle.contains(&record.intended)).count();
     Some((early, late, arrivals as f64))
+}
+
+/// The seconds in which requests came, and those from then to the last end where these are more than the former and
+/// more than four times the fastest request: a server that keeps up is done soon after the last request.
+fn long_drain(records: &[Record]) -> Option<(f64, f64)> {
+    let arrivals_s = records.iter().map(|record| record.intended).fold(0.0, f64::max);
+    let completed = || records.iter().filter(|record| record.completed());
+    let fastest = completed().map(Record::e2e).fold(f64::INFINITY, f64::min);
+    let drain_s = completed().map(|record| record.ended).fold(0.0, f64::max) - arrivals_s;
+    (drain_s > arrivals_s && drain_s > 4.0 * fastest).then_some((arrivals_s, drain_s))
 }
 
 /// Requests in flight from `from` to `to`, averaged over that time.
@@ -133,6 +156,16 @@ mod tests {
         let slow: Vec<Record> =
             one_by_one(10.0, 0.05, 1).into_iter().map(|r| Record { ended: r.intended + 30.0, ..r }).collect();
         assert_eq!(Verdict::of(OPEN, &slow).backlog, None);
+    }
+
+    /// Forty requests at once to a server that takes a second for each, and to one that takes all together.
+    #[test]
+    fn a_burst_that_takes_long_to_serve_is_saturation() {
+        let burst = one_by_one(1e4, 1.0, 1).into_iter().take(40).collect::<Vec<_>>();
+        let verdict = Verdict::of(OPEN, &burst);
+        assert!(verdict.saturated && verdict.warnings()[0].contains("SATURATED"), "{verdict:?}");
+        let together: Vec<Record> = burst.into_iter().map(|r| Record { ended: r.intended + 1.0, ..r }).collect();
+        assert_eq!(Verdict::of(OPEN, &together), Verdict::default());
     }
 
     #[test]
