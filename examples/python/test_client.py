@@ -37,18 +37,10 @@ def get(url: str) -> str:
         return ""
 
 
-def listening_ports(pid: int) -> list[int]:
-    """TCP ports on which the process listens, from /proc."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found = re.match(r"socket:\[(\d+)\]", os.readlink(link))
-        except OSError:
-            continue
-        if found:
-            inodes.add(found[1])
-    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    return [int(row[1].split(":")[1], 16) for row in rows if row[3] == "0A" and row[9] in inodes]
+def address(log: Path, flag: str) -> str:
+    """The address that the server's log tells for `flag`, or nothing yet."""
+    found = re.search(rf"{flag} (127\.0\.0\.1:\d+)\n", log.read_text())
+    return found[1] if found else ""
 
 
 def check_client(stubs: str, target: str) -> None:
@@ -84,11 +76,11 @@ def main() -> None:
                                        "--metrics-listen", "127.0.0.1:0", "--threads", "1", "--kv-cache", "64MiB"],
                                       stdout=sink, stderr=sink)
         try:
-            ports = wait_for(lambda: len(p := listening_ports(server.pid)) == 2 and p, server, log, "two ports")
-            http = wait_for(lambda: next((p for p in ports if get(f"http://127.0.0.1:{p}/readyz")), None), server, log,
-                            "readiness")
-            check_client(scratch, f"127.0.0.1:{next(p for p in ports if p != http)}")
-            check_metrics.check(check_metrics.served(get(f"http://127.0.0.1:{http}/metrics")), partial=True)
+            grpc = wait_for(lambda: address(log, "--listen"), server, log, "gRPC address")
+            http = wait_for(lambda: address(log, "--metrics-listen"), server, log, "metrics address")
+            wait_for(lambda: get(f"http://{http}/readyz"), server, log, "readiness")
+            check_client(scratch, grpc)
+            check_metrics.check(check_metrics.served(get(f"http://{http}/metrics")), partial=True)
             server.terminate()
             assert server.wait(timeout=60) == 0, log.read_text()
         finally:
