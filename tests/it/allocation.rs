@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::support::isas;
-use crate::support::run_model::{TinyModel, build};
+use crate::support::run_model::{Circumstances, TinyModel, build};
 use llorch_cpud::engine::request::NewSequence;
 use llorch_cpud::engine::{Engine, EngineConfig};
 use llorch_cpud::kv_cache::KvType;
@@ -61,7 +61,9 @@ fn law_6_a_warm_decode_step_allocates_nothing() {
         ] {
             let tiny = TinyModel { weight_type, kv_type, ..TinyModel::default() };
             // One thread, so that all work is on the one that is counted.
-            let built = build(&tiny, isa, 1, 64, 8, 256, block_size);
+            let circumstances =
+                Circumstances { isa, threads: 1, max_rows: 64, max_logits_rows: 8, num_blocks: 256, block_size };
+            let built = build(&tiny, circumstances);
             let scheduler = SchedulerConfig {
                 max_num_seqs: 8,
                 max_num_batched_tokens: 64,

@@ -7,7 +7,7 @@ mod cases;
 mod conformance;
 
 use crate::support::isas;
-use crate::support::run_model::{Built, load};
+use crate::support::run_model::{Built, Circumstances, load};
 use cases::Case;
 use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::kernels::Isa;
@@ -99,7 +99,15 @@ fn forward(built: &mut Built, start: usize, tokens: &[TokenId]) -> Vec<Vec<f32>>
 }
 
 fn load_case(bytes: Vec<u8>, kv_type: KvType, isa: Isa, max_len: usize) -> Built {
-    load(bytes, kv_type, isa, THREADS, max_len, max_len, max_len.div_ceil(BLOCK_SIZE), BLOCK_SIZE)
+    let circumstances = Circumstances {
+        isa,
+        threads: THREADS,
+        max_rows: max_len,
+        max_logits_rows: max_len,
+        num_blocks: max_len.div_ceil(BLOCK_SIZE),
+        block_size: BLOCK_SIZE,
+    };
+    load(bytes, kv_type, circumstances)
 }
 
 /// The token that greedy decoding takes: the lowest id among the largest.

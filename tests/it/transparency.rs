@@ -5,7 +5,7 @@
 
 use crate::support::isas;
 use crate::support::recording_model::{Ledger, RecordingModel};
-use crate::support::run_model::{TinyModel, build};
+use crate::support::run_model::{Circumstances, TinyModel, build};
 use llorch_cpud::engine::request::NewSequence;
 use llorch_cpud::engine::{Engine, EngineConfig};
 use llorch_cpud::kernels::{Isa, Path};
@@ -42,7 +42,15 @@ fn prompt(index: usize) -> Vec<TokenId> {
 /// Runs the sequences `first .. first + batch` together and checks every logits row against `ledger`.
 /// Returns the number of preemptions.
 fn run(tiny: &TinyModel, isa: Isa, first: usize, run: Run, ledger: &Arc<Mutex<Ledger>>) -> usize {
-    let built = build(tiny, isa, run.threads, run.step_rows, run.batch, run.num_blocks, run.block_size);
+    let circumstances = Circumstances {
+        isa,
+        threads: run.threads,
+        max_rows: run.step_rows,
+        max_logits_rows: run.batch,
+        num_blocks: run.num_blocks,
+        block_size: run.block_size,
+    };
+    let built = build(tiny, circumstances);
     let model = RecordingModel::new(built.model, Arc::clone(ledger), run.num_blocks, run.block_size);
     let scheduler = SchedulerConfig {
         max_num_seqs: run.batch as u32,

@@ -32,16 +32,19 @@ pub struct Built {
     pub pool: Arc<Pool>,
 }
 
+/// How a model is run: none of it may reach a logit.
+#[derive(Clone, Copy)]
+pub struct Circumstances {
+    pub isa: Isa,
+    pub threads: usize,
+    pub max_rows: usize,
+    pub max_logits_rows: usize,
+    pub num_blocks: usize,
+    pub block_size: usize,
+}
+
 /// Builds a two-layer model with grouped-query attention.
-pub fn build(
-    tiny: &TinyModel,
-    isa: Isa,
-    threads: usize,
-    max_rows: usize,
-    max_logits_rows: usize,
-    num_blocks: usize,
-    block_size: usize,
-) -> Built {
+pub fn build(tiny: &TinyModel, circumstances: Circumstances) -> Built {
     let spec = TestModel {
         hidden: 64,
         ffn: 96,
@@ -55,21 +58,12 @@ pub fn build(
         seed: tiny.seed,
         ..TestModel::default()
     };
-    load(spec.build(), tiny.kv_type, isa, threads, max_rows, max_logits_rows, num_blocks, block_size)
+    load(spec.build(), tiny.kv_type, circumstances)
 }
 
 /// Loads the bytes of a model file.
-#[expect(clippy::too_many_arguments, reason = "a test names each circumstance")]
-pub fn load(
-    bytes: Vec<u8>,
-    kv_type: KvType,
-    isa: Isa,
-    threads: usize,
-    max_rows: usize,
-    max_logits_rows: usize,
-    num_blocks: usize,
-    block_size: usize,
-) -> Built {
+pub fn load(bytes: Vec<u8>, kv_type: KvType, circumstances: Circumstances) -> Built {
+    let Circumstances { isa, threads, max_rows, max_logits_rows, num_blocks, block_size } = circumstances;
     let file = ModelFile::from_bytes(bytes).expect("the built file parses");
     let config = ModelConfig::from_metadata(file.metadata()).expect("the built keys are good");
     let weights = Weights::load(&file, &config, &mut |_| {}).expect("the built tensors fit the keys");
