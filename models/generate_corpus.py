@@ -24,8 +24,10 @@ GIRLS = """Lily Mia Anna Emma Zoe Rosa Ella Nora Ruby Clara Lucy Maya Ivy Sara A
 Leila Amina Wendy""".split()
 HE_ANIMALS = "Pip Bramble Rusty Biscuit Toby Moss Barney Chip Rufus Bobo Pepper Otto".split()
 SHE_ANIMALS = "Daisy Hazel Willow Poppy Clover Penny Fern Dot Honey Tilly Misty Bella".split()
-ANIMALS = "rabbit fox bear mouse squirrel hedgehog duck kitten puppy frog badger otter mole turtle beaver pony".split()
-TRAITS = "kind brave curious cheerful quiet gentle clever shy busy friendly careful playful".split()
+ANIMALS = """rabbit fox bear mouse squirrel hedgehog duck kitten puppy frog badger otter mole turtle beaver pony dog pig
+deer lion elephant dragon robot""".split()
+TRAITS = """kind brave curious cheerful quiet gentle clever shy busy friendly careful playful little
+young happy funny""".split()
 PRONOUNS = {
     "he": {"he": "he", "He": "He", "him": "him", "his": "his", "His": "His", "himself": "himself"},
     "she": {"he": "she", "He": "She", "him": "her", "his": "her", "His": "Her", "himself": "herself"},
@@ -50,6 +52,14 @@ OPENINGS = [
     ("In a [quiet|sunny|little] [town|village|valley], there lived {h.intro}.", 2),
     ("This is a story about {h.intro}.", 1),
     ("Long ago, there was {h.intro}.", 1),
+    ("There was a {h.kind} named {h}. {h.He} was very {h.trait}.", 2),
+    ("One day, {h.intro} [woke up early|went outside to play|looked out of the window].", 3),
+    ("[In the days of kings|Many years ago|Last summer], there was {h.intro}.", 2),
+    ("A {h.trait} {h.kind} named {h} lived [near the sea|in a green valley|on a small farm|in a big city].", 2),
+    ("{h} the {h.kind} was [very {h.trait}|known to everyone|always busy].", 1),
+    ("[Far away|High in the mountains|Deep in the woods], there lived {h.intro}.", 2),
+    ("Do you know {h}? {h} was {h.plain}.", 1),
+    ("Every day, {h.intro} [took a long walk|played outside|looked for something new to do].", 1),
 ]
 LIKES = [
     "{h.He} loved to [sing|paint|dance|climb|run|count the clouds|listen to stories|look at the stars].",
