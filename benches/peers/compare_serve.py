@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Serves one model file with llorch-cpud and with llama-server, by turns, and loads both with `bench serve`.
+
+    benches/peers/compare_serve.py --ours target/release/llorch-cpud --llama-server PATH --model FILE.gguf \\
+        [--concurrency 32 | --rate R] [--requests 64] [--prompt-tokens 128] [--gen-tokens 64] [--rounds 3]
+
+Each round starts one server on a free port, loads it, stops it, and does the same with the other: never both at once.
+Both get the same requests from the same client. Prints each round, the medians, and the median ratio with its spread.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+# Key of the JSON report, heading, and whether more is better.
+FIGURES = [
+    ("output_throughput", "output tokens/s", True),
+    ("median_ttft_ms", "TTFT p50 ms", False),
+    ("p99_ttft_ms", "TTFT p99 ms", False),
+    ("median_itl_ms", "gap p50 ms", False),
+    ("p99_itl_ms", "gap p99 ms", False),
+    ("max_itl_ms", "worst gap ms", False),
+    ("failed", "failed", None),
+]
+START_SECONDS = 300
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ours", required=True, help="the llorch-cpud binary, built with --release")
+    parser.add_argument("--llama-server", required=True)
+    parser.add_argument("--model", required=True)
+    load = parser.add_mutually_exclusive_group()
+    load.add_argument("--concurrency", type=int, default=32)
+    load.add_argument("--rate", type=float)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--gen-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    return parser.parse_args()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition, process, log):
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise SystemExit(f"the server ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.1)
+    raise SystemExit(f"the server was not ready after {START_SECONDS} s:\n{log.read_text()[-2000:]}")
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def start_ours(args, log):
+    command = [args.ours, "serve", "--model", args.model, "--threads", str(args.threads),
+               "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+    server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
+
+    def bound(flag):
+        return wait_for(lambda: re.search(rf"{flag} (127\.0\.0\.1:\d+)", log.read_text()), server, log)[1]
+
+    metrics = bound("--metrics-listen")
+    wait_for(lambda: answers(f"http://{metrics}/readyz"), server, log)
+    return server, "http://" + bound("--listen")
+
+
+def start_llama(args, log):
+    """A slot for each concurrent request, each with room for the whole of it."""
+    slots, port = (args.concurrency if args.rate is None else 32), free_port()
+    length = -(-(args.prompt_tokens + args.gen_tokens) // 256) * 256
+    command = [args.llama_server, "-m", args.model, "-np", str(slots), "-c", str(slots * length), "-t",
+               str(args.threads), "-tb", str(args.threads), "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
+    wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), server, log)
+    return server, f"http+llama://127.0.0.1:{port}"
+
+
+def run(args, start, scratch):
+    server, target = start(args, scratch / "server.log")
+    load = ["--rate", str(args.rate)] if args.rate is not None else ["--concurrency", str(args.concurrency)]
+    report = scratch / "report.json"
+    try:
+        subprocess.run([args.ours, "bench", "serve", "--target", target, *load, "--requests", str(args.requests),
+                        "--prompt-tokens", str(args.prompt_tokens), "--gen-tokens", str(args.gen_tokens),
+                        "--warm-up", "2", "--json", report], check=True)
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+    return json.loads(report.read_text())
+
+
+def ratio(key, more_is_better, ours, theirs):
+    ratios = [mine[key] / max(other[key], 1e-9) for mine, other in zip(ours, theirs)]
+    if not more_is_better:
+        ratios = [1 / max(value, 1e-9) for value in ratios]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def main():
+    args = parse()
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(args.rounds):
+            for name, start, results in [("llorch-cpud", start_ours, ours), ("llama-server", start_llama, theirs)]:
+                print(f"\n==== round {number + 1}: {name}", flush=True)
+                results.append(run(args, start, pathlib.Path(scratch)))
+    print(f"\n| | llorch-cpud | llama-server | better by, median of {args.rounds} (spread) |\n|---|---|---|---|")
+    for key, heading, more_is_better in FIGURES:
+        mine, other = (statistics.median(result[key] for result in results) for results in (ours, theirs))
+        better = "" if more_is_better is None else ratio(key, more_is_better, ours, theirs)
+        print(f"| {heading} | {mine:.1f} | {other:.1f} | {better} |")
+
+
+if __name__ == "__main__":
+    main()
