@@ -1,4 +1,4 @@
-"""Run client.py against a real server on free ports. Needs LLORCH_BINARY and LLORCH_MODEL."""
+"""Run client.py against a real server on free ports. Needs LLORCH_BINARY; serves LLORCH_MODEL or the embedded model."""
 
 import os
 import re
@@ -62,9 +62,9 @@ def check_client(stubs: str, target: str) -> None:
 
 
 def main() -> None:
-    binary, model = os.environ.get("LLORCH_BINARY"), os.environ.get("LLORCH_MODEL")
-    if not (binary and model):
-        print("NOT RUN: set LLORCH_BINARY and LLORCH_MODEL")
+    binary = os.environ.get("LLORCH_BINARY")
+    if not binary:
+        print("NOT RUN: set LLORCH_BINARY")
         return
     with tempfile.TemporaryDirectory() as scratch:
         protos = sorted(str(path) for path in (ROOT / "proto/llorch/v1").glob("*.proto"))
@@ -72,7 +72,7 @@ def main() -> None:
                         f"--grpc_python_out={scratch}", *protos], check=True)
         log = Path(scratch, "server.log")
         with log.open("w") as sink:
-            server = subprocess.Popen([binary, "serve", "--model", model, "--listen", "127.0.0.1:0",
+            server = subprocess.Popen([binary, "serve", "--listen", "127.0.0.1:0",
                                        "--metrics-listen", "127.0.0.1:0", "--threads", "1", "--kv-cache", "64MiB"],
                                       stdout=sink, stderr=sink)
         try:

@@ -80,7 +80,7 @@ pub fn run(args: GenerateArgs) -> Result<(), CliError> {
     let limits = EngineLimits { max_num_seqs: 1, max_num_batched_tokens: STEP_ROWS, default_max_model_len: None };
     let mut loaded = load(&args.model, limits)?;
     let prompt = prompt_tokens(&args.prompt, &loaded.tokenizer)?;
-    let limit = loaded.info.max_model_len as usize;
+    let limit = loaded.max_model_len as usize;
     if prompt.len() >= limit {
         return Err(CliError::BadData(format!("the prompt has {} tokens, the context {limit}", prompt.len())));
     }

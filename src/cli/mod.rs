@@ -3,6 +3,7 @@
 pub mod bench_engine;
 pub mod bench_serve;
 pub mod byte_size;
+pub mod demo_model;
 pub mod error;
 pub mod generate;
 pub mod inspect;

@@ -3,7 +3,7 @@
 use super::byte_size::ByteSize;
 use super::error::CliError;
 use super::memory;
-use super::output::model_file_error;
+use super::output::open_model;
 use crate::engine::{Engine, EngineConfig};
 use crate::gguf::{ModelFile, TensorInfo};
 use crate::kernels::Isa;
@@ -14,6 +14,7 @@ use crate::model::weights::Weights;
 use crate::model::workspace::Workspace;
 use crate::ops::pool::Pool;
 use crate::scheduler::SchedulerConfig;
+use crate::server::info::ModelInfo;
 use crate::text::Tokenizer;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 /// Which model to run and how.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ModelArgs {
-    /// Model file (GGUF); the first file of a split model.
+    /// Model file (GGUF); the first file of a split model [default: the embedded demo model].
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
     /// Worker threads [default: the cores this process may use].
@@ -63,31 +64,13 @@ pub struct EngineLimits {
     pub default_max_model_len: Option<u32>,
 }
 
-/// Facts about a loaded model, for messages and for `GetModelInfo`.
-#[derive(Clone, Debug)]
-pub struct ModelInfo {
-    pub name: String,
-    pub architecture: String,
-    /// Type of most of the weights, such as `Q8_0`.
-    pub file_type: String,
-    pub context_length: u32,
-    pub max_model_len: u32,
-    pub vocab_size: u32,
-    pub parameters: u64,
-    /// Lower-case hexadecimal SHA-256 of the file's header.
-    pub header_sha256: String,
-    pub threads: u32,
-    pub isa: &'static str,
-    pub kv_type: String,
-    pub kv_cache_bytes: u64,
-    pub weights_bytes: u64,
-}
-
 /// A model ready to step.
 pub struct LoadedEngine {
     pub engine: Engine<LlamaModel>,
     pub tokenizer: Arc<Tokenizer>,
     pub info: ModelInfo,
+    /// Longest sequence, prompt and completion.
+    pub max_model_len: u32,
 }
 
 /// A model without a scheduler: for commands that run the forward pass directly.
@@ -105,9 +88,8 @@ pub struct LoadedModel {
 pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
     let isa: Isa = args.isa.parse().map_err(|e: crate::kernels::IsaError| CliError::Config(e.to_string()))?;
     let kv_type: KvType = args.kv_type.parse().map_err(|e: KvCacheError| CliError::Config(e.to_string()))?;
-    let path = args.model.as_deref().ok_or_else(|| CliError::Usage("--model PATH is required".into()))?;
-    let file = ModelFile::open(path).map_err(|e| model_file_error(path, &e))?;
-    let bad_data = |e: String| CliError::BadData(format!("{}: {e}", path.display()));
+    let (file, source) = open_model(args.model.as_deref())?;
+    let bad_data = |e: String| CliError::BadData(format!("{source}: {e}"));
     let config = ModelConfig::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
     let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
     let threads = args.num_threads();
@@ -133,7 +115,7 @@ pub fn load(args: &ModelArgs, limits: EngineLimits) -> Result<LoadedEngine, CliE
     let loaded = load_model(args)?;
     let max_model_len = max_model_len(args, limits, loaded.config.context_length)?;
     let kv_cache = kv_cache(args, limits, max_model_len, &loaded)?;
-    let info = model_info(args, max_model_len, &loaded, &kv_cache);
+    let info = model_info(&loaded);
     let scheduler = SchedulerConfig {
         max_num_seqs: limits.max_num_seqs,
         max_num_batched_tokens: limits.max_num_batched_tokens,
@@ -152,7 +134,7 @@ pub fn load(args: &ModelArgs, limits: EngineLimits) -> Result<LoadedEngine, CliE
     );
     let engine = Engine::new(EngineConfig { scheduler, eog_ids }, model, kv_cache, loaded.pool)
         .map_err(|e| CliError::Config(e.to_string()))?;
-    Ok(LoadedEngine { engine, tokenizer: loaded.tokenizer, info })
+    Ok(LoadedEngine { engine, tokenizer: loaded.tokenizer, info, max_model_len })
 }
 
 impl EngineLimits {
@@ -203,21 +185,15 @@ fn kv_cache(
     KvCache::new(shape, plan.num_blocks(args.kv_cache)?).map_err(bad_cache)
 }
 
-fn model_info(args: &ModelArgs, max_model_len: u32, loaded: &LoadedModel, kv_cache: &KvCache) -> ModelInfo {
+fn model_info(loaded: &LoadedModel) -> ModelInfo {
     ModelInfo {
         name: loaded.config.name.clone(),
         architecture: loaded.config.architecture.clone(),
         file_type: main_type(&loaded.file),
         context_length: loaded.config.context_length,
-        max_model_len,
         vocab_size: loaded.weights.token_embd.n() as u32,
         parameters: loaded.file.tensors().map(TensorInfo::num_elements).sum(),
         header_sha256: loaded.file.header_sha256(),
-        threads: loaded.pool.threads() as u32,
-        isa: loaded.isa.name(),
-        kv_type: args.kv_type.clone(),
-        kv_cache_bytes: kv_cache.bytes(),
-        weights_bytes: loaded.weights.bytes(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! What the commands share: printing to stdout, and model-file errors as command errors.
 
+use super::demo_model;
 use super::error::CliError;
-use crate::gguf::{ExitKind, GgufError};
+use crate::gguf::{ExitKind, GgufError, ModelFile};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
@@ -11,6 +12,17 @@ pub fn print(text: &str) -> Result<(), CliError> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Io(format!("stdout: {error}"))),
         _ => Ok(()),
+    }
+}
+
+/// The model file at `path`, or the embedded model where there is no path, and what messages call it.
+pub fn open_model(path: Option<&Path>) -> Result<(ModelFile, String), CliError> {
+    match path {
+        Some(path) => {
+            let file = ModelFile::open(path).map_err(|error| model_file_error(path, &error))?;
+            Ok((file, path.display().to_string()))
+        }
+        None => Ok((demo_model::open()?, demo_model::NAME.to_owned())),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::engine::actor;
 use crate::engine::handle::QueueLimits;
 use crate::kernels::Isa;
 use crate::metrics::Metrics;
-use crate::server::info::{ModelInfo, ServerInfo};
+use crate::server::info::ServerInfo;
 use crate::server::limits::ServerLimits;
 use crate::server::state::ServerState;
 use crate::server::{self, Shutdown};
@@ -173,18 +173,9 @@ async fn load(args: ServeArgs, state: Arc<ServerState>) -> Result<(), CliError> 
     let queue = QueueLimits { max_queued: args.max_queued, max_queued_tokens: args.max_queued_tokens };
     let internal = |e: &dyn std::fmt::Display| CliError::Internal(e.to_string());
     let loaded = tokio::task::spawn_blocking(move || model_args::load(&args.model, engine_limits));
-    let LoadedEngine { engine, tokenizer, info } = loaded.await.map_err(|e| internal(&e))??;
+    let LoadedEngine { engine, tokenizer, info: model, .. } = loaded.await.map_err(|e| internal(&e))??;
     let (handle, thread) = actor::spawn(engine, queue, Arc::clone(&state.metrics)).map_err(|e| internal(&e))?;
     let facts = handle.facts();
-    let model = ModelInfo {
-        name: info.name,
-        architecture: info.architecture,
-        file_type: info.file_type,
-        context_length: info.context_length,
-        vocab_size: info.vocab_size,
-        parameters: info.parameters,
-        header_sha256: info.header_sha256,
-    };
     tracing::info!(name = model.name, architecture = model.architecture, file_type = model.file_type, "model");
     tracing::info!(engine = ?facts, queue = ?queue, server = ?state.limits, "limits");
     state.set_model(handle, tokenizer, model);

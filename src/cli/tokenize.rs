@@ -2,7 +2,6 @@
 
 use super::error::CliError;
 use super::output;
-use crate::gguf::ModelFile;
 use crate::text::Tokenizer;
 use crate::types::TokenId;
 use std::io::Read;
@@ -10,9 +9,9 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct TokenizeArgs {
-    /// GGUF file whose tokenizer is used; a file without weights will do.
+    /// GGUF file whose tokenizer is used; a file without weights will do [default: the embedded demo model].
     #[arg(long, value_name = "PATH")]
-    model: PathBuf,
+    model: Option<PathBuf>,
     /// Add the tokens that the file puts around a prompt (BOS, EOS).
     #[arg(long)]
     add_bos: bool,
@@ -23,7 +22,7 @@ pub struct TokenizeArgs {
 
 /// Reads stdin to its end and prints the ids of that text on one line, separated by spaces.
 pub fn run(args: TokenizeArgs) -> Result<(), CliError> {
-    let file = ModelFile::open(&args.model).map_err(|error| output::model_file_error(&args.model, &error))?;
+    let (file, _) = output::open_model(args.model.as_deref())?;
     let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|error| CliError::BadData(error.to_string()))?;
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| CliError::Io(format!("stdin: {error}")))?;

@@ -8,6 +8,7 @@ use super::split;
 use super::tensor_type::TensorType;
 use crate::quant::WeightType;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -46,14 +47,14 @@ pub(super) struct Part {
 #[derive(Debug)]
 enum Data {
     Mapped(Mapped),
-    Owned(Vec<u8>),
+    InMemory(Cow<'static, [u8]>),
 }
 
 impl Part {
     fn bytes(&self) -> &[u8] {
         match &self.data {
             Data::Mapped(map) => map.bytes(),
-            Data::Owned(bytes) => bytes,
+            Data::InMemory(bytes) => bytes,
         }
     }
 
@@ -111,10 +112,12 @@ impl ModelFile {
     }
 
     /// A whole model file in memory: the embedded model and tests. The parts of a split model cannot be joined here.
-    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, GgufError> {
+    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self, GgufError> {
+        let bytes = bytes.into();
         let header = parse::parse(&bytes)?;
         split::other_parts(Path::new("(in memory)"), &header.metadata)?;
-        let part = Part { data_offset: header.data_offset, file_bytes: bytes.len() as u64, data: Data::Owned(bytes) };
+        let part =
+            Part { data_offset: header.data_offset, file_bytes: bytes.len() as u64, data: Data::InMemory(bytes) };
         Self::assemble(vec![header], vec![part])
     }
 

@@ -8,6 +8,7 @@ mod bad_model;
 mod cancel;
 mod concurrency;
 mod corpus;
+mod demo;
 mod engine;
 mod exhaustive;
 mod golden;

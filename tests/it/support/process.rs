@@ -38,10 +38,17 @@ pub fn command() -> Command {
 impl Process {
     /// Starts `serve` on free ports and reads them from its log. Returns before the model is loaded.
     pub fn start(model: &Path, flags: &[&str]) -> Self {
-        let mut child = command()
-            .args(["serve", "--listen", "127.0.0.1:0", "--threads", "2", "--model"])
-            .arg(model)
-            .args(flags)
+        Self::start_with(command().args(["serve", "--model"]).arg(model).args(flags))
+    }
+
+    /// As [`Process::start`], with the embedded model.
+    pub fn start_demo() -> Self {
+        Self::start_with(command().arg("serve"))
+    }
+
+    fn start_with(serve: &mut Command) -> Self {
+        let mut child = serve
+            .args(["--listen", "127.0.0.1:0", "--threads", "2"])
             .env("LLORCH_METRICS_LISTEN", "127.0.0.1:0")
             .env("LLORCH_KV_CACHE", "4MiB")
             .stderr(Stdio::piped())
