@@ -30,4 +30,5 @@ pub mod sampling;
 pub mod scheduler;
 pub mod server;
 pub mod text;
+pub mod top;
 pub mod types;

@@ -4,6 +4,7 @@ pub mod bench_engine;
 pub mod bench_serve;
 pub mod byte_size;
 pub mod demo_model;
+pub mod duration;
 pub mod error;
 pub mod generate;
 pub mod inspect;
@@ -16,6 +17,7 @@ pub mod progress;
 pub mod serve;
 pub mod synth;
 pub mod tokenize;
+pub mod top;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
@@ -42,6 +44,8 @@ enum Command {
     Synth(synth::SynthArgs),
     /// Measure how well a model predicts a text.
     Perplexity(perplexity::PerplexityArgs),
+    /// Watch a running server on the terminal.
+    Top(top::TopArgs),
     /// Measure speed.
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -67,6 +71,7 @@ pub fn run() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Top(args) => top::run(args),
         Command::Bench(BenchCommand::Engine(args)) => bench_engine::run(args),
         Command::Bench(BenchCommand::Serve(args)) => bench_serve::run(args),
     };

@@ -1,6 +1,7 @@
 //! `serve`: the gRPC server, its metrics port and the signals.
 
 use super::byte_size::ByteSize;
+use super::duration;
 use super::error::CliError;
 use super::model_args::{self, EngineLimits, LoadedEngine, ModelArgs};
 use crate::engine::actor;
@@ -58,7 +59,7 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_concurrent_streams: u32,
     /// How long running requests may take to finish after SIGTERM or Ctrl-C, such as 30s or 500ms.
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
     drain_timeout: Duration,
     /// Inter-token latency to aim at. Not built yet.
     #[arg(long, value_name = "MS", hide = true)]
@@ -66,24 +67,6 @@ pub struct ServeArgs {
     /// A tenant's share. Not built yet.
     #[arg(long, value_name = "NAME=W", hide = true)]
     tenant_weight: Vec<String>,
-}
-
-const MAX_DURATION_MS: u64 = 7 * 24 * 3_600_000;
-
-/// A number and `ms`, `s`, `m` or `h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let value: u64 = text[..digits].parse().map_err(|_| "a whole number and ms, s, m or h, such as 30s".to_owned())?;
-    let millis = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "" => return Err("has no unit: ms, s, m or h".to_owned()),
-        unit => return Err(format!("unknown unit {unit:?}: ms, s, m or h")),
-    };
-    let millis = value.checked_mul(millis).filter(|ms| *ms <= MAX_DURATION_MS);
-    millis.map(Duration::from_millis).ok_or_else(|| "is more than a week".to_owned())
 }
 
 /// Runs the command.
@@ -203,20 +186,4 @@ fn forward_signals(shutdown: watch::Sender<Shutdown>) -> Result<impl Future<Outp
             let _ = shutdown.send(order);
         }
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_have_a_unit() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
-        for text in ["", "30", "s", "-1s", "1.5s", "1d", "99999999999999999999s", "1000h", "1€"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
 }

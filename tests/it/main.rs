@@ -22,5 +22,6 @@ mod simulation;
 mod support;
 mod tidy;
 mod tokenizers;
+mod top;
 mod transparency;
 mod validation;
