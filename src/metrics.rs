@@ -4,6 +4,7 @@
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const TTFT_BUCKETS: &[f64] = &[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
@@ -23,7 +24,11 @@ const LENGTH_BUCKETS: &[f64] = &[
     200000.0,
 ];
 
-const GAUGES: [(&str, &str); 13] = [
+/// Prometheus' own name for it, whatever the program.
+const PROCESS_START: &str = "process_start_time_seconds";
+
+const GAUGES: [(&str, &str); 14] = [
+    (PROCESS_START, "Start of the process, seconds since 1970"),
     ("llorch_requests_running", "Sequences that run"),
     ("llorch_requests_waiting", "Sequences that wait for their first step"),
     ("llorch_kv_blocks", "KV-cache blocks by state"),
@@ -120,8 +125,10 @@ impl Metrics {
         }
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (engine, slow_consumers, model_loaded, connections) = with_local_recorder(&recorder, || {
             describe();
+            gauge!(PROCESS_START).set(since_1970.as_secs_f64());
             (
                 EngineMetrics::new(),
                 counter!("llorch_slow_consumers_total"),

@@ -64,6 +64,9 @@ async fn every_name_is_there() {
             assert!(text.contains(&format!("# TYPE llorch_{name} {kind}\n")), "{name} is no {kind}\n{text}");
         }
     }
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
+    let age = since_1970.as_secs_f64() - metric(&text, "process_start_time_seconds");
+    assert!((0.0..600.0).contains(&age), "{age}");
     let info = "llorch_model_info{name=\"fake\",architecture=\"fake\",file_type=\"F32\"}";
     assert_eq!(metric(&text, info), 1.0);
     let build = format!("llorch_build_info{{version=\"{}\",isa=\"scalar\",threads=\"1\"}}", env!("CARGO_PKG_VERSION"));
