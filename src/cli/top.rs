@@ -75,12 +75,15 @@ fn unix_time() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Gives the terminal back, however the command ends.
+/// Gives the terminal back, however the command ends. In a panic that is done already, and a second time would move the
+/// cursor over the report.
 struct Restore;
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        ratatui::restore();
+        if !std::thread::panicking() {
+            ratatui::restore();
+        }
     }
 }
 

@@ -50,11 +50,15 @@ pub fn seconds(value: f64) -> String {
     }
 }
 
-/// A percentile; one in the last bucket is above its lower end.
+/// How [`quantile`] is to be read.
+pub const QUANTILE_LEGEND: &str = "linear in the bucket; ~ first, > last bucket";
+
+/// A percentile; one in the first bucket is a guess, one in the last is above its lower end.
 pub fn quantile(value: Option<Quantile>) -> String {
     match value {
         None => NOTHING.into(),
         Some(Quantile::At(at)) => seconds(at),
+        Some(Quantile::InFirst(at)) => format!("~{}", seconds(at)),
         Some(Quantile::Above(bound)) => format!(">{}", seconds(bound)),
     }
 }
@@ -106,6 +110,7 @@ mod tests {
         }
         assert_eq!((count(-0.0), whole(-0.0), rate(Some(-0.0))), ("0".into(), "0".into(), "0.00".into()));
         assert_eq!(quantile(Some(Quantile::Above(80.0))), ">80.0 s");
+        assert_eq!(quantile(Some(Quantile::InFirst(0.15))), "~150 ms");
         assert_eq!(stretch(Duration::from_secs(11_530)), "3 h 12 min");
         assert_eq!(harmless("a\u{1b}[2Jb\u{202e}c"), "a\u{fffd}[2Jb\u{fffd}c");
     }

@@ -1,7 +1,7 @@
 //! The parts of the screen.
 
 use super::figures::{Event, Figures, Latency};
-use super::format::{count, percent, quantile, rate, seconds};
+use super::format::{QUANTILE_LEGEND, count, percent, quantile, rate, seconds};
 use super::quantile::Buckets;
 use super::view::span;
 use ratatui::buffer::Buffer;
@@ -140,6 +140,7 @@ pub fn latencies(figures: &Figures, area: Rect, buffer: &mut Buffer) {
             Span::from(format!("{:>column$}", count(buckets.total()))).dim(),
         ]));
     }
+    lines.push(Line::from(QUANTILE_LEGEND).dim());
     Paragraph::new(lines).block(block).render(area, buffer);
 }
 

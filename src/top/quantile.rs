@@ -12,6 +12,8 @@ pub struct Buckets {
 pub enum Quantile {
     /// Somewhere in a bucket with two ends: by linear interpolation.
     At(f64),
+    /// The same in the first bucket. Its lower end is 0 by agreement, and the samples may all be far from there.
+    InFirst(f64),
     /// In the last bucket, which has no upper end: above this bound.
     Above(f64),
 }
@@ -52,16 +54,17 @@ impl Buckets {
             return None;
         }
         let rank = q.clamp(0.0, 1.0) * total;
-        let (mut lower, mut below) = (0.0, 0.0);
+        let (mut lower, mut below, mut first) = (0.0, 0.0, true);
         for &(upper, count) in &self.counts {
             if upper == f64::INFINITY {
                 break;
             }
             if count > 0.0 && below + count >= rank {
                 let start = if upper > lower { lower } else { upper };
-                return Some(Quantile::At(start + (upper - start) * (rank - below) / count));
+                let value = start + (upper - start) * (rank - below) / count;
+                return Some(if first { Quantile::InFirst(value) } else { Quantile::At(value) });
             }
-            (lower, below) = (upper, below + count);
+            (lower, below, first) = (upper, below + count, false);
         }
         Some(Quantile::Above(lower))
     }
@@ -94,7 +97,7 @@ mod tests {
         assert_eq!(four.quantile(1.0), Some(Quantile::At(0.5)));
         assert_eq!(four.quantile(0.875), Some(Quantile::At(0.1 + 0.4 * 0.5)));
         let first = buckets(&cumulative(&[0.001, 0.002]));
-        assert_eq!(first.quantile(0.5), Some(Quantile::At(0.005)));
+        assert_eq!(first.quantile(0.5), Some(Quantile::InFirst(0.005)));
         assert_eq!(buckets(&cumulative(&[9.0])).quantile(0.5), Some(Quantile::Above(5.0)));
     }
 
@@ -118,9 +121,12 @@ mod tests {
             let found = buckets(&cumulative(&samples)).quantile(f64::from(percent) / 100.0).expect("samples");
             let upper = BOUNDS.iter().copied().find(|bound| exact <= *bound);
             let lower = BOUNDS.iter().rev().copied().find(|bound| exact > *bound).unwrap_or(0.0);
+            prop_assert_eq!(matches!(found, Quantile::InFirst(_)), exact <= BOUNDS[0]);
             match (found, upper) {
-                (Quantile::At(value), Some(upper)) => prop_assert!(lower - 1e-9 <= value && value <= upper + 1e-9,
-                    "{value}, exact {exact}"),
+                (Quantile::At(value) | Quantile::InFirst(value), Some(upper)) => {
+                    let inside = lower - 1e-9 <= value && value <= upper + 1e-9;
+                    prop_assert!(inside, "{value}, exact {exact}");
+                }
                 (Quantile::Above(bound), None) => prop_assert_eq!(bound, 5.0),
                 (found, _) => prop_assert!(false, "{found:?}, exact {exact}"),
             }

@@ -1,7 +1,7 @@
 //! The figures as plain text, for output that is no terminal.
 
 use super::figures::{Figures, Health};
-use super::format::{percent, quantile, rate, stretch, whole};
+use super::format::{QUANTILE_LEGEND, percent, quantile, rate, stretch, whole};
 use super::view::span;
 use std::fmt::Write;
 
@@ -46,7 +46,7 @@ pub fn text(figures: &Figures) -> String {
         let [p50, p90, p99] = [latency.p50, latency.p90, latency.p99].map(quantile);
         out.push_str(&row(latency.name, [p50, p90, p99, whole(latency.buckets.total())]));
     }
-    let _ = writeln!(out, "\n{:<28}{:>8}{:>10}", "requests", "/s", "total");
+    let _ = writeln!(out, "({QUANTILE_LEGEND})\n\n{:<28}{:>8}{:>10}", "requests", "/s", "total");
     for event in &figures.events {
         let name = if event.detail { format!("  {}", event.name) } else { event.name.clone() };
         let _ = writeln!(out, "{name:<28}{:>8}{:>10}", rate(event.per_second), whole(event.total));

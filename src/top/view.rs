@@ -21,6 +21,7 @@ const TALL_TABLES_HEIGHT: u16 = 14;
 const CHARTS_HEIGHT: u16 = 12;
 const MIN_CHARTS_HEIGHT: u16 = 3;
 const MIN_DISTRIBUTION_HEIGHT: u16 = 12;
+const MAX_DISTRIBUTION_HEIGHT: u16 = 16;
 /// An answer may take so long before the screen tells of it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -102,7 +103,7 @@ fn body(figures: &Figures, area: Rect, buffer: &mut Buffer) {
     let tall = spare >= TALL_TABLES_HEIGHT + CHARTS_HEIGHT;
     let mut tables = spare.min(if tall { TALL_TABLES_HEIGHT } else { TABLES_HEIGHT });
     let mut charts = spare - tables;
-    let mut distributions = charts.saturating_sub(CHARTS_HEIGHT);
+    let mut distributions = charts.saturating_sub(CHARTS_HEIGHT).min(MAX_DISTRIBUTION_HEIGHT);
     if distributions < MIN_DISTRIBUTION_HEIGHT {
         distributions = 0;
     }

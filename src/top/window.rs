@@ -239,8 +239,10 @@ mod tests {
                 let bucket = BOUNDS.iter().filter(|bound| **bound < recent[rank]).count();
                 let ends = [&[0.0], &BOUNDS[..]].concat();
                 match found {
-                    Some(Quantile::At(value)) => prop_assert!(bucket < 4 && ends[bucket] <= value
-                        && value <= ends[bucket + 1] + 1e-9, "{value}, exact {}", recent[rank]),
+                    Some(Quantile::At(value) | Quantile::InFirst(value)) => {
+                        let inside = bucket < 4 && ends[bucket] <= value && value <= ends[bucket + 1] + 1e-9;
+                        prop_assert!(inside, "{value}, exact {}", recent[rank]);
+                    }
                     Some(Quantile::Above(bound)) => prop_assert!(bucket == 4 && bound == 5.0),
                     None => prop_assert!(false, "no percentile of {} samples", recent.len()),
                 }

@@ -33,7 +33,7 @@ fn metrics(generated: u32, ok: u32, more: &str) -> String {
          llorch_requests_total{{rpc=\"Generate\",code=\"OK\"}} {ok}\n\
          llorch_requests_total{{rpc=\"Check\",code=\"OK\"}} 999999\n\
          llorch_requests_total{{rpc=\"Complete\",code=\"RESOURCE_EXHAUSTED\"}} {half}\n\
-         llorch_admission_rejections_total{{reason=\"QUEUE_FULL\"}} {refused}\nllorch_preemptions_total 0\n\
+         llorch_admission_rejections_total{{reason=\"queue_full\"}} {refused}\nllorch_preemptions_total 0\n\
          llorch_time_to_first_token_seconds_bucket{{le=\"0.1\"}} 0\n\
          llorch_time_to_first_token_seconds_bucket{{le=\"0.25\"}} {half}\n\
          llorch_time_to_first_token_seconds_bucket{{le=\"0.5\"}} {ok}\n\
@@ -76,7 +76,7 @@ fn assert_shows(lines: &[String], expected: &[&str]) {
     }
 }
 
-const EVERYWHERE: [&str; 23] = [
+const EVERYWHERE: [&str; 24] = [
     // The control character of the name does not reach the terminal.
     "llorch-cpud 9.8.7 │ Mod\u{fffd}el (llama, Q8_0) │ avx512 │ 16 threads │ up 1 h 1 min",
     " serving",
@@ -95,11 +95,12 @@ const EVERYWHERE: [&str; 23] = [
     "inter-token  >80.0 s >80.0 s >80.0 s      60",
     "end to end         –       –       –       0",
     "queue time ",
+    "linear in the bucket; ~ first, > last bucket",
     " requests, last 2 s ",
     "OK                  10.0      60",
     "RESOURCE_EXHAUSTED  5.00      30",
     "refused             2.50      15",
-    "  QUEUE_FULL        2.50      15",
+    "  queue_full        2.50      15",
     "cancelled           0.00       0",
     "preempted           0.00       0",
     "q quit   p pause",
@@ -206,7 +207,7 @@ fn the_snapshot_has_the_same_figures() {
             "since the start       p50       p90       p99   samples",
             "first token       250 ms    450 ms    495 ms        60",
             "OK                              10.0        60",
-            "  QUEUE_FULL                    2.50        15",
+            "  queue_full                    2.50        15",
         ],
     );
 }
