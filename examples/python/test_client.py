@@ -5,42 +5,13 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(ROOT / "ops"))
 import check_metrics  # noqa: E402
-
-
-def wait_for(condition, process, log: Path, what: str):
-    """The first true value of `condition`; an error when the server ends or 60 s pass."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise SystemExit(f"server ended with {process.returncode}:\n{log.read_text()}")
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.02)
-    raise SystemExit(f"no {what} in 60 s:\n{log.read_text()}")
-
-
-def get(url: str) -> str:
-    """The body, or nothing while the server is not ready."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.read().decode()
-    except OSError:
-        return ""
-
-
-def address(log: Path, flag: str) -> str:
-    """The address that the server's log tells for `flag`, or nothing yet."""
-    found = re.search(rf"{flag} (127\.0\.0\.1:\d+)\n", log.read_text())
-    return found[1] if found else ""
+import running_server  # noqa: E402
 
 
 def check_client(stubs: str, target: str) -> None:
@@ -62,31 +33,15 @@ def check_client(stubs: str, target: str) -> None:
 
 
 def main() -> None:
-    binary = os.environ.get("LLORCH_BINARY")
-    if not binary:
-        print("NOT RUN: set LLORCH_BINARY")
+    if not running_server.configured():
         return
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as stubs:
         protos = sorted(str(path) for path in (ROOT / "proto/llorch/v1").glob("*.proto"))
-        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"--python_out={scratch}",
-                        f"--grpc_python_out={scratch}", *protos], check=True)
-        log = Path(scratch, "server.log")
-        with log.open("w") as sink:
-            server = subprocess.Popen([binary, "serve", "--listen", "127.0.0.1:0",
-                                       "--metrics-listen", "127.0.0.1:0", "--threads", "1", "--kv-cache", "64MiB"],
-                                      stdout=sink, stderr=sink)
-        try:
-            grpc = wait_for(lambda: address(log, "--listen"), server, log, "gRPC address")
-            http = wait_for(lambda: address(log, "--metrics-listen"), server, log, "metrics address")
-            wait_for(lambda: get(f"http://{http}/readyz"), server, log, "readiness")
-            check_client(scratch, grpc)
-            check_metrics.check(check_metrics.served(get(f"http://{http}/metrics")), partial=True)
-            server.terminate()
-            assert server.wait(timeout=60) == 0, log.read_text()
-        finally:
-            if server.poll() is None:
-                server.kill()
-                server.wait()
+        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", f"--python_out={stubs}",
+                        f"--grpc_python_out={stubs}", *protos], check=True)
+        with running_server.server("--kv-cache", "64MiB") as (grpc, http):
+            check_client(stubs, grpc)
+            check_metrics.check(check_metrics.served(running_server.get(f"http://{http}/metrics")), partial=True)
     print("client and metric names: passed")
 
 
