@@ -58,6 +58,8 @@ pub fn quantile(value: Option<Quantile>) -> String {
     match value {
         None => NOTHING.into(),
         Some(Quantile::At(at)) => seconds(at),
+        // Of a guess two figures are enough.
+        Some(Quantile::InFirst(at)) if (0.00995..0.995).contains(&at) => format!("~{:.0} ms", at * 1e3),
         Some(Quantile::InFirst(at)) => format!("~{}", seconds(at)),
         Some(Quantile::Above(bound)) => format!(">{}", seconds(bound)),
     }
@@ -111,6 +113,13 @@ mod tests {
         assert_eq!((count(-0.0), whole(-0.0), rate(Some(-0.0))), ("0".into(), "0".into(), "0.00".into()));
         assert_eq!(quantile(Some(Quantile::Above(80.0))), ">80.0 s");
         assert_eq!(quantile(Some(Quantile::InFirst(0.15))), "~150 ms");
+        for value in [0.0001, 0.0099, 0.00996, 0.0996, 0.0997, 0.996, 9.996, 99.96, 2560.0] {
+            for at in [Quantile::At(value), Quantile::InFirst(value), Quantile::Above(value)] {
+                assert!(quantile(Some(at)).chars().count() <= 7 + usize::from(value < 0.1), "{at:?}");
+            }
+            let guess = quantile(Some(Quantile::InFirst(value)));
+            assert!(guess.chars().count() <= 7, "{guess}");
+        }
         assert_eq!(stretch(Duration::from_secs(11_530)), "3 h 12 min");
         assert_eq!(harmless("a\u{1b}[2Jb\u{202e}c"), "a\u{fffd}[2Jb\u{fffd}c");
     }

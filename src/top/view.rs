@@ -51,6 +51,9 @@ pub fn render(screen: &Screen, area: Rect, buffer: &mut Buffer) {
     title(screen).render(top, buffer);
     let (text, style) = banner(screen);
     Paragraph::new(format!(" {text}")).style(style).render(status, buffer);
+    if let Some(uptime) = screen.figures.and_then(|figures| figures.uptime).filter(|_| !is_silent(screen)) {
+        Line::from(format!("up {} ", stretch(uptime))).right_aligned().render(status, buffer);
+    }
     match screen.figures {
         Some(figures) => body(figures, middle, buffer),
         None => Line::from(format!("waiting for {}", screen.target)).centered().render(middle, buffer),
@@ -67,12 +70,12 @@ pub fn render(screen: &Screen, area: Rect, buffer: &mut Buffer) {
 fn title(screen: &Screen) -> Line<'static> {
     let Some(figures) = screen.figures else { return Line::from(" llorch-cpud").bold() };
     let mut parts = vec![format!(" llorch-cpud {}", figures.version)];
+    parts.push(figures.isa.clone());
+    parts.push(format!("{} threads", figures.threads));
+    // The name has any length and comes last.
     if let Some((name, architecture, file_type)) = &figures.model {
         parts.push(format!("{name} ({architecture}, {file_type})"));
     }
-    parts.push(figures.isa.clone());
-    parts.push(format!("{} threads", figures.threads));
-    parts.extend(figures.uptime.map(|uptime| format!("up {}", stretch(uptime))));
     Line::from(parts.join(" │ ")).bold()
 }
 
