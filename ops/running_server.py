@@ -53,12 +53,12 @@ def process(log: Path, *command: str):
 
 @contextmanager
 def server(*flags: str):
-    """Serves LLORCH_MODEL with LLORCH_BINARY: the addresses of gRPC and of HTTP. It must end well when told to."""
-    binary, model = os.environ["LLORCH_BINARY"], os.environ["LLORCH_MODEL"]
+    """Serves LLORCH_MODEL, or the embedded model, with LLORCH_BINARY: the addresses of gRPC and of HTTP. It must end well when told to."""
+    binary = os.environ["LLORCH_BINARY"]
     ports = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "server.log")
-        with process(log, binary, "serve", "--model", model, *ports, "--threads", "1", *flags) as running:
+        with process(log, binary, "serve", *ports, "--threads", "1", *flags) as running:
             def address(flag: str) -> str:
                 return wait_for(lambda: logged(log, rf"{flag} (127\.0\.0\.1:\d+)\n"), running, log, f"address {flag}")
 
@@ -71,7 +71,7 @@ def server(*flags: str):
 
 def configured() -> bool:
     """Whether there is something to run. Says so where not."""
-    ready = bool(os.environ.get("LLORCH_BINARY") and os.environ.get("LLORCH_MODEL"))
+    ready = bool(os.environ.get("LLORCH_BINARY"))
     if not ready:
-        print("NOT RUN: set LLORCH_BINARY and LLORCH_MODEL")
+        print("NOT RUN: set LLORCH_BINARY")
     return ready

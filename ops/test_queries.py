@@ -1,6 +1,6 @@
 """Every query of the dashboard and of the alert rules must answer: a Prometheus scrapes a server that has worked.
 
-Needs `prometheus` (Debian's package of that name), LLORCH_BINARY and LLORCH_MODEL. Prometheus runs with
+Needs `prometheus` (Debian's package of that name), and LLORCH_BINARY. Prometheus runs with
 prometheus/prometheus.yml, at another address and with shorter intervals.
 """
 
