@@ -11,9 +11,10 @@ use crate::server::proto::{
     GenerateRequest, GenerateResponse, GetModelInfoRequest, GetServerInfoRequest, KvOptions, ResponseOptions,
     SamplingParams, StoppingOptions, TokenIds,
 };
+use crate::server::status::code_name;
 use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 use tonic_types::StatusExt;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,7 +69,7 @@ impl Client {
     /// Asks for the model; fails where it is not there (yet).
     pub async fn info(&self) -> Result<TargetInfo, LoadError> {
         let failed =
-            |status: Status| unreachable(&self.target, &format!("{}: {}", name(status.code()), status.message()));
+            |status: Status| unreachable(&self.target, &format!("{}: {}", code_name(status.code()), status.message()));
         let mut control = ControlClient::new(self.channel(0));
         let model = control.get_model_info(GetModelInfoRequest::default()).await.map_err(failed)?.into_inner();
         let server = control.get_server_info(GetServerInfoRequest {}).await.map_err(failed)?.into_inner();
@@ -179,32 +180,10 @@ async fn read(
 
 /// `CODE`, or `CODE/REASON` where the status has one.
 fn label(status: &Status) -> String {
-    let code = name(status.code());
+    let code = code_name(status.code());
     match status.get_error_details().error_info() {
         Some(info) if !info.reason.is_empty() => format!("{code}/{}", info.reason),
         _ => code.to_owned(),
-    }
-}
-
-fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -16,7 +16,7 @@ pub mod proto;
 mod receive;
 mod run;
 pub mod state;
-mod status;
+pub(crate) mod status;
 mod tokenizer;
 mod violations;
 mod writer;

@@ -143,8 +143,8 @@ pub(super) fn rejection(error: &RequestError) -> Option<&'static str> {
     }
 }
 
-/// The name of a code, as metrics show it.
-pub(super) fn code_name(code: Code) -> &'static str {
+/// The name of a code, as metrics and the load tester show it.
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
