@@ -3,10 +3,10 @@
 use super::error::CliError;
 use super::output;
 use crate::load::arrivals::Arrivals;
-use crate::load::client::Client;
 use crate::load::error::LoadError;
 use crate::load::run::{Load, Progress, run as run_load};
 use crate::load::summary::{Setup, Slo, Summary};
+use crate::load::target::{Target, TargetInfo};
 use crate::load::transparency::{Transparency, verify};
 use crate::load::workload::{Length, PlannedRequest, SamplingMix, Workload};
 use crate::load::{record::Record, report_html, report_json, report_text};
@@ -18,7 +18,8 @@ use std::sync::Arc;
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("load").required(true).args(["concurrency", "rate"])))]
 pub struct BenchServeArgs {
-    /// The server: http://HOST:PORT is gRPC.
+    /// The server: http://HOST:PORT is gRPC, http+openai://HOST:PORT an OpenAI-compatible server, such as vLLM,
+    /// http+llama://HOST:PORT llama-server with its own interface.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:50051")]
     target: String,
     /// Closed loop: this many requests at any time.
@@ -63,7 +64,10 @@ pub struct BenchServeArgs {
     /// Requests before the run that do not count, in a closed loop of at most 8.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     warm_up: u32,
-    /// Connections to the server [default: one for each 64 requests at a time, 4 for an open loop].
+    /// Draw token ids below this number [default: the vocabulary size that the server tells].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    vocab_size: Option<u32>,
+    /// Connections to a gRPC server [default: one for each 64 requests at a time, 4 for an open loop].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     connections: Option<u32>,
     /// Draws prompts, lengths, send times and everything else.
@@ -162,8 +166,9 @@ fn load(args: &BenchServeArgs) -> Result<Load, CliError> {
 
 async fn measure(args: &BenchServeArgs, load: Load) -> Result<Measured, CliError> {
     let connections = args.connections.map_or_else(|| default_connections(load), |count| count as usize);
-    let client = Client::connect(&args.target, connections, !args.prefix_cache).await.map_err(load_error)?;
-    let info = client.info().await.map_err(load_error)?;
+    let target = Target::connect(&args.target, connections, args.prefix_cache).await.map_err(load_error)?;
+    let info = target.info().await.map_err(load_error)?;
+    let vocab_size = vocab_size(args, &info)?;
     let workload = Workload {
         requests: args.requests as usize,
         prompt_tokens: args.prompt_tokens,
@@ -175,21 +180,28 @@ async fn measure(args: &BenchServeArgs, load: Load) -> Result<Measured, CliError
         deadline_ms: args.deadline_ms,
         seed: args.seed,
     };
-    fits(&workload, info.max_model_len)?;
-    let plan = Arc::new(workload.plan(info.vocab_size));
-    let warm_up = Arc::new(workload.warm_up(args.warm_up as usize, info.vocab_size));
-    let client = Arc::new(client);
-    warm(&client, &warm_up, args.seed).await;
+    if let Some(max_model_len) = info.max_model_len {
+        fits(&workload, max_model_len)?;
+    }
+    let plan = Arc::new(workload.plan(vocab_size));
+    let warm_up = Arc::new(workload.warm_up(args.warm_up as usize, vocab_size));
+    let target = Arc::new(target);
+    warm(&target, &warm_up, args.seed).await;
     let (bar, progress) = progress(plan.len() as u64);
-    let records = run_load(&client, &plan, load, args.seed, &progress).await;
+    let records = run_load(&target, &plan, load, args.seed, &progress).await;
     bar.finish_and_clear();
     let transparency = match args.verify_transparency {
-        Some(percent) => Some(verify(&client, &plan, &records, percent, args.seed).await),
+        Some(percent) => Some(verify(&target, &plan, &records, percent, args.seed).await),
         None => None,
     };
     let slo = Slo { ttft_ms: args.slo_ttft_ms, itl_ms: args.slo_itl_ms };
     let setup = Setup { target: args.target.clone(), info, load, workload, slo };
     Ok(Measured { setup, records, transparency })
+}
+
+fn vocab_size(args: &BenchServeArgs, info: &TargetInfo) -> Result<u32, CliError> {
+    let missing = || CliError::Usage(format!("--vocab-size: is needed, {} does not tell it", args.target));
+    args.vocab_size.or(info.vocab_size).ok_or_else(missing)
 }
 
 fn default_connections(load: Load) -> usize {
@@ -211,9 +223,9 @@ fn fits(workload: &Workload, max_model_len: u32) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn warm(client: &Arc<Client>, plan: &Arc<Vec<PlannedRequest>>, seed: u64) {
+async fn warm(target: &Arc<Target>, plan: &Arc<Vec<PlannedRequest>>, seed: u64) {
     let silent: Progress = Arc::new(|_| {});
-    run_load(client, plan, Load::Closed { concurrency: plan.len().clamp(1, 8) }, seed, &silent).await;
+    run_load(target, plan, Load::Closed { concurrency: plan.len().clamp(1, 8) }, seed, &silent).await;
 }
 
 /// A bar on stderr where stderr is a terminal, with the requests that ended and the tokens that came.

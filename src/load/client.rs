@@ -1,7 +1,8 @@
 //! Sends one request over gRPC and records what comes back.
 
-use super::error::LoadError;
+use super::error::{LoadError, chain, unreachable};
 use super::record::{Chunk, Outcome, Record};
+use super::target::TargetInfo;
 use super::workload::{PlannedRequest, Sampling};
 use crate::server::proto::control_client::ControlClient;
 use crate::server::proto::generate_request::Prompt;
@@ -20,18 +21,6 @@ use tonic_types::StatusExt;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// What the target says of itself.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct TargetInfo {
-    pub model: String,
-    pub vocab_size: u32,
-    /// Tokens of prompt and completion together.
-    pub max_model_len: u32,
-    pub version: String,
-    pub isa: String,
-    pub threads: u32,
-}
-
 /// Connections to a target. Requests go to them in turn.
 pub struct Client {
     target: String,
@@ -42,16 +31,8 @@ pub struct Client {
 impl Client {
     /// Opens `connections` (at least 1) to `target`, `http://host:port`.
     pub async fn connect(target: &str, connections: usize, bypass_prefix_cache: bool) -> Result<Self, LoadError> {
-        let bad = |reason| LoadError::BadTarget { target: target.to_owned(), reason };
-        let scheme = target.split_once("://").map(|(scheme, _)| scheme);
-        match scheme {
-            Some("http") => {}
-            Some("http+openai" | "http+llama") => return Err(bad("HTTP targets are not built yet; http:// is gRPC")),
-            Some("https") => return Err(bad("TLS is not built")),
-            _ => return Err(bad("must be http://HOST:PORT")),
-        }
         let endpoint = Endpoint::from_shared(target.to_owned())
-            .map_err(|_| bad("must be http://HOST:PORT"))?
+            .map_err(|_| LoadError::bad_target(target))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true);
         let mut channels = Vec::new();
@@ -77,28 +58,17 @@ impl Client {
             return Err(unreachable(&self.target, "the model has no vocabulary"));
         }
         Ok(TargetInfo {
+            backend: "llorch-grpc",
             model: model.name,
-            vocab_size: model.vocab_size,
-            max_model_len: server.limits.map_or(model.context_length, |limits| limits.max_model_len),
-            version: server.version,
-            isa: server.isa,
-            threads: server.threads,
+            vocab_size: Some(model.vocab_size),
+            max_model_len: Some(server.limits.map_or(model.context_length, |limits| limits.max_model_len)),
+            software: format!("llorch-cpud {}, {}, {} threads", server.version, server.isa, server.threads),
         })
     }
 
     /// Sends `planned` and reads to the end. `start` is time 0, `intended` the seconds after it at which this was due.
     pub async fn send(&self, start: Instant, intended: f64, index: usize, planned: &PlannedRequest) -> Record {
-        let mut record = Record {
-            index,
-            intended,
-            sent: 0.0,
-            chunks: Vec::with_capacity(planned.gen_tokens as usize),
-            ended: 0.0,
-            prompt_tokens: planned.prompt.len() as u32,
-            outcome: Outcome::Completed,
-            token_ids: Vec::new(),
-            text: String::new(),
-        };
+        let mut record = Record::new(index, intended, planned);
         let mut request = Request::new(self.message(planned));
         if let Some(deadline_ms) = planned.deadline_ms {
             // What is left of it: a deadline counts from the intended time, like a latency.
@@ -169,7 +139,10 @@ async fn read(
                 record.token_ids.extend(delta.tokens.iter().map(|token| token.id));
                 record.text.push_str(&delta.text);
             }
-            Some(Event::Finished(_)) => finished = true,
+            Some(Event::Finished(end)) => {
+                record.usage_tokens = end.usage.map(|usage| usage.completion_tokens);
+                finished = true;
+            }
             Some(Event::Accepted(_)) | None => {}
         }
         if !finished && cancel_after.is_some_and(|limit| tokens >= limit) {
@@ -185,14 +158,4 @@ fn label(status: &Status) -> String {
         Some(info) if !info.reason.is_empty() => format!("{code}/{}", info.reason),
         _ => code.to_owned(),
     }
-}
-
-fn unreachable(target: &str, reason: &str) -> LoadError {
-    LoadError::Unreachable { target: target.to_owned(), reason: reason.to_owned() }
-}
-
-/// An error and what caused it, in one line: tonic's own text says only that the transport failed.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

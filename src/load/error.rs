@@ -8,3 +8,21 @@ pub enum LoadError {
     #[error("--target {target}: {reason}")]
     Unreachable { target: String, reason: String },
 }
+
+impl LoadError {
+    /// The target is no address that could be tried.
+    pub(super) fn bad_target(target: &str) -> Self {
+        let reason = "must be http://HOST:PORT, http+openai://HOST:PORT or http+llama://HOST:PORT";
+        Self::BadTarget { target: target.to_owned(), reason }
+    }
+}
+
+pub(super) fn unreachable(target: &str, reason: &str) -> LoadError {
+    LoadError::Unreachable { target: target.to_owned(), reason: reason.to_owned() }
+}
+
+/// An error and what caused it, in one line: the libraries' own text says only that the transport failed.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,5 +1,6 @@
 //! What happened to one request. Times are seconds since the start of the run.
 
+use super::workload::PlannedRequest;
 use crate::types::TokenId;
 
 /// How a request ended.
@@ -8,7 +9,7 @@ pub enum Outcome {
     Completed,
     /// Cancelled by us, as planned.
     Cancelled,
-    /// The status and, where there is one, its reason: `RESOURCE_EXHAUSTED/QUEUE_FULL`.
+    /// The status and, where there is one, its reason: `RESOURCE_EXHAUSTED/QUEUE_FULL`, `HTTP 503`.
     Failed(String),
 }
 
@@ -30,17 +31,44 @@ pub struct Record {
     pub chunks: Vec<Chunk>,
     pub ended: f64,
     pub prompt_tokens: u32,
+    /// Tokens asked for.
+    pub gen_tokens: u32,
+    /// Tokens generated, as the server says at the end.
+    pub usage_tokens: Option<u32>,
     pub outcome: Outcome,
     pub token_ids: Vec<TokenId>,
     pub text: String,
 }
 
 impl Record {
+    /// Request number `index` of a plan, due at `intended`, of which nothing is known yet.
+    pub fn new(index: usize, intended: f64, planned: &PlannedRequest) -> Self {
+        Self {
+            index,
+            intended,
+            sent: intended,
+            chunks: Vec::with_capacity(planned.gen_tokens as usize),
+            ended: intended,
+            prompt_tokens: planned.prompt.len() as u32,
+            gen_tokens: planned.gen_tokens,
+            usage_tokens: None,
+            outcome: Outcome::Completed,
+            token_ids: Vec::new(),
+            text: String::new(),
+        }
+    }
+
     pub fn completed(&self) -> bool {
         self.outcome == Outcome::Completed
     }
 
+    /// Tokens generated: as the server counted them, or else as they came.
     pub fn output_tokens(&self) -> u64 {
+        self.usage_tokens.map_or_else(|| self.shown_tokens(), u64::from)
+    }
+
+    /// Tokens in the messages.
+    pub fn shown_tokens(&self) -> u64 {
         self.chunks.iter().map(|chunk| u64::from(chunk.tokens)).sum()
     }
 
@@ -52,7 +80,7 @@ impl Record {
     /// Time per token after those of the first message.
     pub fn tpot(&self) -> Option<f64> {
         let (first, last) = (self.chunks.first()?, self.chunks.last()?);
-        let later = self.output_tokens() - u64::from(first.tokens);
+        let later = self.output_tokens().saturating_sub(u64::from(first.tokens));
         (later > 0).then(|| (last.at - first.at) / later as f64)
     }
 
@@ -86,6 +114,8 @@ mod tests {
             chunks: vec![chunk(4.0, 2), chunk(4.5, 1), chunk(6.0, 3)],
             ended: 7.0,
             prompt_tokens: 5,
+            gen_tokens: 6,
+            usage_tokens: None,
             outcome: Outcome::Completed,
             token_ids: Vec::new(),
             text: String::new(),
@@ -93,6 +123,9 @@ mod tests {
         assert_eq!((record.ttft(), record.e2e()), (Some(3.0), 6.0));
         assert_eq!((record.tpot(), record.worst_gap(), record.output_tokens()), (Some(0.5), Some(1.5), 6));
         assert_eq!(record.gaps().collect::<Vec<_>>(), [0.5, 1.5]);
+        let counted = Record { usage_tokens: Some(8), ..record.clone() };
+        assert_eq!((counted.output_tokens(), counted.shown_tokens()), (8, 6));
+        assert_eq!(counted.tpot(), Some(2.0 / 6.0));
         let one = Record { chunks: vec![chunk(4.0, 1)], ..record.clone() };
         assert_eq!((one.ttft(), one.tpot(), one.worst_gap()), (Some(3.0), None, None));
         assert_eq!(Record { chunks: Vec::new(), ..record }.ttft(), None);

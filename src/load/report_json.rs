@@ -11,7 +11,7 @@ pub fn report(setup: &Setup, summary: &Summary) -> Value {
     let mut put = |key: &str, value: Value| {
         object.insert(key.to_owned(), value);
     };
-    put("backend", json!("llorch-grpc"));
+    put("backend", json!(setup.info.backend));
     put("base_url", json!(setup.target));
     put("model_id", json!(setup.info.model));
     put("num_prompts", json!(setup.workload.requests));
@@ -48,6 +48,8 @@ pub fn report(setup: &Setup, summary: &Summary) -> Value {
     put("llorch_worst_gap_ms", Value::Object(worst));
     put("llorch_cancelled", json!(summary.cancelled));
     put("llorch_lost_tokens", json!(summary.lost_tokens));
+    put("llorch_miscounted", json!(summary.miscounted));
+    put("llorch_other_lengths", json!(summary.verdict.other_lengths));
     put("llorch_errors", json!(summary.errors));
     put("llorch_late_sends", json!(summary.verdict.late_sends));
     put("llorch_client_too_slow", json!(summary.verdict.client_too_slow));

@@ -78,7 +78,7 @@ pub fn settings(setup: &Setup) -> Vec<(&'static str, String)> {
     };
     let sampling = if workload.sampling == SamplingMix::Mixed { "mixed" } else { "greedy" };
     let mut rows = vec![
-        ("target", format!("{} ({} {}, {} threads)", setup.target, info.version, info.isa, info.threads)),
+        ("target", format!("{} ({})", setup.target, info.software)),
         ("model", info.model.clone()),
         ("load", load),
         ("prompt tokens", length(workload.prompt_tokens)),
@@ -107,6 +107,9 @@ pub fn totals(summary: &Summary) -> Vec<(&'static str, String)> {
         ("most in flight", summary.peak_in_flight.to_string()),
         ("sent late", summary.verdict.late_sends.to_string()),
     ];
+    if summary.miscounted > 0 {
+        rows.push(("counted otherwise", format!("{} requests", summary.miscounted)));
+    }
     if let (Some(good), Some(goodput)) = (summary.good, summary.goodput()) {
         rows.push(("within the objectives", good.to_string()));
         rows.push(("goodput, requests/s", format!("{goodput:.2}")));

@@ -1,9 +1,9 @@
 //! Drives a plan: in a closed loop, where a request waits for another's end, or in an open one, where it does not.
 
 use super::arrivals::{Arrivals, send_times};
-use super::client::Client;
 use super::random::Random;
 use super::record::Record;
+use super::target::Target;
 use super::workload::{ARRIVAL_STREAM, PlannedRequest};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,17 +24,17 @@ pub type Progress = Arc<dyn Fn(&Record) + Send + Sync>;
 
 /// Sends all of `plan` and waits for the ends; the records come by index. `seed` draws the send times.
 pub async fn run(
-    client: &Arc<Client>,
+    target: &Arc<Target>,
     plan: &Arc<Vec<PlannedRequest>>,
     load: Load,
     seed: u64,
     progress: &Progress,
 ) -> Vec<Record> {
     let mut records = match load {
-        Load::Closed { concurrency } => closed(client, plan, concurrency, progress).await,
+        Load::Closed { concurrency } => closed(target, plan, concurrency, progress).await,
         Load::Open { rate, arrivals } => {
             let times = send_times(arrivals, rate, plan.len(), &mut Random::new(seed, ARRIVAL_STREAM));
-            open(client, plan, &times, progress).await
+            open(target, plan, &times, progress).await
         }
     };
     records.sort_by_key(|record| record.index);
@@ -42,7 +42,7 @@ pub async fn run(
 }
 
 async fn closed(
-    client: &Arc<Client>,
+    target: &Arc<Target>,
     plan: &Arc<Vec<PlannedRequest>>,
     concurrency: usize,
     progress: &Progress,
@@ -51,7 +51,7 @@ async fn closed(
     let start = Instant::now();
     let mut workers = JoinSet::new();
     for _ in 0..concurrency.min(plan.len()) {
-        let (client, plan) = (Arc::clone(client), Arc::clone(plan));
+        let (target, plan) = (Arc::clone(target), Arc::clone(plan));
         let (next, progress) = (Arc::clone(&next), Arc::clone(progress));
         workers.spawn(async move {
             let mut records = Vec::new();
@@ -59,7 +59,7 @@ async fn closed(
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(planned) = plan.get(index) else { return records };
                 let due = start.elapsed().as_secs_f64();
-                let record = client.send(start, due, index, planned).await;
+                let record = target.send(start, due, index, planned).await;
                 progress(&record);
                 records.push(record);
             }
@@ -69,7 +69,7 @@ async fn closed(
 }
 
 async fn open(
-    client: &Arc<Client>,
+    target: &Arc<Target>,
     plan: &Arc<Vec<PlannedRequest>>,
     times: &[f64],
     progress: &Progress,
@@ -79,9 +79,9 @@ async fn open(
     for (index, &due) in times.iter().enumerate() {
         let at = start + Duration::from_secs_f64(due);
         tokio::time::sleep_until(at.into()).await;
-        let (client, plan, progress) = (Arc::clone(client), Arc::clone(plan), Arc::clone(progress));
+        let (target, plan, progress) = (Arc::clone(target), Arc::clone(plan), Arc::clone(progress));
         requests.spawn(async move {
-            let record = client.send(start, due, index, &plan[index]).await;
+            let record = target.send(start, due, index, &plan[index]).await;
             progress(&record);
             record
         });

@@ -1,9 +1,9 @@
 //! The figures of a run.
 
-use super::client::TargetInfo;
 use super::record::{Outcome, Record};
 use super::run::Load;
 use super::statistics::Statistics;
+use super::target::TargetInfo;
 use super::transparency::Transparency;
 use super::verdict::Verdict;
 use super::workload::Workload;
@@ -38,7 +38,7 @@ pub struct Setup {
 }
 
 /// What a run came to. Latencies are of completed requests, in milliseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Summary {
     /// From the start to the last end, in seconds.
     pub duration_s: f64,
@@ -52,6 +52,8 @@ pub struct Summary {
     pub output_tokens: u64,
     /// Generated for requests that did not complete.
     pub lost_tokens: u64,
+    /// Completed requests whose messages showed other counts than the server's own at the end.
+    pub miscounted: usize,
     pub ttft_ms: Statistics,
     pub tpot_ms: Statistics,
     pub itl_ms: Statistics,
@@ -86,6 +88,7 @@ impl Summary {
             input_tokens: completed.iter().map(|record| u64::from(record.prompt_tokens)).sum(),
             output_tokens,
             lost_tokens: records.iter().map(Record::output_tokens).sum::<u64>() - output_tokens,
+            miscounted: completed.iter().filter(|record| record.output_tokens() != record.shown_tokens()).count(),
             ttft_ms: ms(completed.iter().filter_map(|record| record.ttft()).collect()),
             tpot_ms: ms(completed.iter().filter_map(|record| record.tpot()).collect()),
             itl_ms: ms(completed.iter().flat_map(|record| record.gaps()).collect()),

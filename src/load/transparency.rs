@@ -1,8 +1,8 @@
 //! Sends some requests again, each alone: batching must not have changed what they gave.
 
-use super::client::Client;
 use super::random::Random;
 use super::record::Record;
+use super::target::Target;
 use super::workload::{PlannedRequest, RESEND_STREAM};
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ impl Transparency {
 
 /// Sends `percent` of the completed requests again, at least one, one after the other, without deadlines.
 pub async fn verify(
-    client: &Client,
+    target: &Target,
     plan: &[PlannedRequest],
     records: &[Record],
     percent: f64,
@@ -36,7 +36,7 @@ pub async fn verify(
     for record in choose(records, percent, seed) {
         let Some(planned) = plan.get(record.index) else { continue };
         let alone = PlannedRequest { deadline_ms: None, cancel_after: None, ..planned.clone() };
-        let again = client.send(start, start.elapsed().as_secs_f64(), record.index, &alone).await;
+        let again = target.send(start, start.elapsed().as_secs_f64(), record.index, &alone).await;
         result.checked += 1;
         if !again.completed() {
             result.failed.push(record.index);

@@ -16,6 +16,8 @@ pub struct Verdict {
     pub worst_delay_s: f64,
     /// The client itself was too slow: the run does not measure the server.
     pub client_too_slow: bool,
+    /// Completed requests with more or fewer tokens than asked for: the figures are of another load than planned.
+    pub other_lengths: usize,
     /// Open loop: requests came faster than they were served.
     pub saturated: bool,
     /// Open loop: the requests in flight, on average, in the second and in the last quarter of the time of arrivals.
@@ -32,6 +34,7 @@ impl Verdict {
             late_sends,
             worst_delay_s: delays().fold(0.0, f64::max),
             client_too_slow: late_sends as f64 > LATE_SHARE * records.len() as f64,
+            other_lengths: records.iter().filter(|record| has_other_length(record)).count(),
             ..Self::default()
         };
         if let Load::Open { .. } = load
@@ -59,6 +62,13 @@ impl Verdict {
                  These figures measure the client too; use a lower load or a machine of its own."
             ));
         }
+        if self.other_lengths > 0 {
+            let count = self.other_lengths;
+            lines.push(format!(
+                "OTHER LENGTHS: {count} completed requests gave more or fewer tokens than asked for. \
+                 These figures are of another load than the one above."
+            ));
+        }
         if let Some((arrivals_s, drain_s)) = self.drain {
             lines.push(format!(
                 "SATURATED: all requests came within {arrivals_s:.1} s, and it took {drain_s:.1} s more to serve them. \
@@ -73,6 +83,10 @@ impl Verdict {
         }
         lines
     }
+}
+
+fn has_other_length(record: &Record) -> bool {
+    record.completed() && record.output_tokens() != u64::from(record.gen_tokens)
 }
 
 /// Requests in flight on average in the second and in the last quarter of the time in which requests came, and how many
@@ -127,6 +141,8 @@ mod tests {
                 chunks: Vec::new(),
                 ended: free,
                 prompt_tokens: 1,
+                gen_tokens: 0,
+                usage_tokens: None,
                 outcome: Outcome::Completed,
                 token_ids: Vec::new(),
                 text: String::new(),

@@ -3,10 +3,10 @@
 use crate::support::client::{Gate, Options, TestServer, eventually, greedy_ids};
 use crate::support::process::{Process, command, model_file};
 use llorch_cpud::load::arrivals::Arrivals;
-use llorch_cpud::load::client::Client;
 use llorch_cpud::load::record::{Outcome, Record};
 use llorch_cpud::load::run::{Load, Progress, run};
 use llorch_cpud::load::summary::{Setup, Slo, Summary};
+use llorch_cpud::load::target::Target;
 use llorch_cpud::load::transparency::verify;
 use llorch_cpud::load::workload::{Length, PlannedRequest, SamplingMix, Workload};
 use llorch_cpud::load::{report_html, report_json, report_text};
@@ -29,7 +29,7 @@ fn workload(requests: usize) -> Workload {
 }
 
 struct Tester {
-    client: Arc<Client>,
+    client: Arc<Target>,
     plan: Arc<Vec<PlannedRequest>>,
     setup: Setup,
 }
@@ -37,9 +37,9 @@ struct Tester {
 impl Tester {
     async fn new(server: &TestServer, load: Load, workload: Workload) -> Self {
         let target = format!("http://{}", server.address);
-        let client = Arc::new(Client::connect(&target, 2, true).await.expect("the server listens"));
+        let client = Arc::new(Target::connect(&target, 2, false).await.expect("the server listens"));
         let info = client.info().await.expect("a model");
-        let plan = Arc::new(workload.plan(info.vocab_size));
+        let plan = Arc::new(workload.plan(info.vocab_size.expect("told")));
         Self { client, plan, setup: Setup { target, info, load, workload, slo: Slo::default() } }
     }
 
@@ -258,7 +258,7 @@ fn wrong_targets_and_flags_have_their_exit_codes() {
     };
     let (status, line) = code(&[&["--target", &nobody][..], &load].concat());
     assert_eq!((status, line.contains(&nobody), line.lines().count()), (Some(69), true, 1), "{line}");
-    for target in ["http+openai://x:1", "http+llama://x:1", "https://x:1", "x:1"] {
+    for target in ["http+openai://", "http+llama://x:1/v1", "http+other://x:1", "https://x:1", "x:1"] {
         let (status, line) = code(&[&["--target", target][..], &load].concat());
         assert_eq!((status, line.contains(target)), (Some(2), true), "{line}");
     }

@@ -13,6 +13,7 @@ mod engine;
 mod exhaustive;
 mod golden;
 mod hostile;
+mod load_http;
 mod load_tester;
 mod metrics;
 mod overload;

@@ -1,0 +1,209 @@
+//! Sends one request over HTTP/1.1 and records the events that come back.
+
+use super::error::{LoadError, chain, unreachable};
+use super::http_api::{BadEvent, Dialect, Event};
+use super::record::{Chunk, Outcome, Record};
+use super::sse::SseParser;
+use super::target::TargetInfo;
+use super::workload::PlannedRequest;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, StatusCode, Uri, header};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Before servers close an idle connection (5 s is common): a request must not run into that.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// For what the target says of itself.
+const MAX_INFO_BYTES: usize = 16 << 20;
+
+/// Kept-alive connections to a target, one for each request in flight.
+pub struct HttpClient {
+    http: legacy::Client<HttpConnector, Full<Bytes>>,
+    dialect: Dialect,
+    completions: Uri,
+    prefix_cache: bool,
+    info: TargetInfo,
+}
+
+impl HttpClient {
+    /// Asks the server at `address`, `HOST:PORT`, for its model. `url` is the whole target, for messages.
+    pub async fn connect(url: &str, address: &str, dialect: Dialect, prefix_cache: bool) -> Result<Self, LoadError> {
+        let bad = || LoadError::bad_target(url);
+        let base = address.strip_suffix('/').unwrap_or(address);
+        if base.contains(['/', '?', '#', '@']) {
+            return Err(bad());
+        }
+        let uri = |path: &str| format!("http://{base}{path}").parse::<Uri>().map_err(|_| bad());
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        let http = builder.pool_idle_timeout(IDLE_TIMEOUT).build(connector);
+        let models = get(&http, uri("/v1/models")?).await.map_err(|reason| unreachable(url, &reason))?;
+        // Only llama-server has the first, only vLLM the second.
+        let props = get(&http, uri("/props")?).await.unwrap_or_default();
+        let version = get(&http, uri("/version")?).await.unwrap_or_default();
+        let info = target_info(dialect, &models, &props, &version);
+        Ok(Self { http, dialect, completions: uri(dialect.path())?, prefix_cache, info })
+    }
+
+    pub fn info(&self) -> &TargetInfo {
+        &self.info
+    }
+
+    /// Sends `planned` and reads to the end. `start` is time 0, `intended` the seconds after it at which this was due.
+    pub async fn send(&self, start: Instant, intended: f64, index: usize, planned: &PlannedRequest) -> Record {
+        let mut record = Record::new(index, intended, planned);
+        let request = self.request(planned);
+        record.sent = start.elapsed().as_secs_f64();
+        let exchange = self.exchange(start, request, planned.cancel_after, &mut record);
+        let outcome = match planned.deadline_ms {
+            Some(deadline_ms) => {
+                let due = start + Duration::from_secs_f64(intended) + Duration::from_millis(deadline_ms);
+                // Dropping the exchange closes the connection, which is how a server learns of it.
+                let ended = tokio::time::timeout_at(due.into(), exchange).await;
+                ended.unwrap_or_else(|_| Outcome::Failed("DEADLINE_EXCEEDED/CLIENT".into()))
+            }
+            None => exchange.await,
+        };
+        record.outcome = outcome;
+        record.ended = start.elapsed().as_secs_f64();
+        record
+    }
+
+    fn request(&self, planned: &PlannedRequest) -> Request<Full<Bytes>> {
+        let body = self.dialect.body(&self.info.model, planned, self.prefix_cache).to_string();
+        let mut request = Request::new(Full::from(body));
+        *request.method_mut() = hyper::Method::POST;
+        *request.uri_mut() = self.completions.clone();
+        let json = header::HeaderValue::from_static("application/json");
+        request.headers_mut().insert(header::CONTENT_TYPE, json);
+        request
+    }
+
+    async fn exchange(
+        &self,
+        start: Instant,
+        request: Request<Full<Bytes>>,
+        cancel_after: Option<u32>,
+        record: &mut Record,
+    ) -> Outcome {
+        let response = match self.http.request(request).await {
+            Ok(response) => response,
+            Err(error) if error.is_connect() => return failed("HTTP CONNECT"),
+            Err(_) => return failed("HTTP CUT"),
+        };
+        if response.status() != StatusCode::OK {
+            return Outcome::Failed(format!("HTTP {}", response.status().as_u16()));
+        }
+        self.read(start, response.into_body(), cancel_after, record).await
+    }
+
+    /// Reads a stream to its end, or until `cancel_after` tokens came.
+    async fn read(
+        &self,
+        start: Instant,
+        mut body: Incoming,
+        cancel_after: Option<u32>,
+        record: &mut Record,
+    ) -> Outcome {
+        let mut parser = SseParser::default();
+        let mut progress = Progress::default();
+        loop {
+            if !progress.finished && cancel_after.is_some_and(|limit| progress.tokens >= limit) {
+                return Outcome::Cancelled;
+            }
+            let frame = match body.frame().await {
+                Some(Ok(frame)) => frame,
+                Some(Err(_)) => return failed("HTTP CUT"),
+                None if progress.finished => break,
+                None => return failed("INCOMPLETE"),
+            };
+            let Some(piece) = frame.data_ref() else { continue };
+            let at = start.elapsed().as_secs_f64();
+            let Ok(events) = parser.feed(piece) else { return failed("BAD_EVENT") };
+            for event in events {
+                match self.dialect.event(&event) {
+                    Ok(event) => progress.take(at, event, record),
+                    Err(BadEvent::Malformed) => return failed("BAD_EVENT"),
+                    Err(BadEvent::Error(code)) => return Outcome::Failed(format!("ERROR_EVENT/{code}")),
+                }
+            }
+        }
+        record.usage_tokens = progress.said;
+        Outcome::Completed
+    }
+}
+
+/// How far a stream is.
+#[derive(Default)]
+struct Progress {
+    tokens: u32,
+    /// Tokens so far, as the server says.
+    said: Option<u32>,
+    finished: bool,
+}
+
+impl Progress {
+    fn take(&mut self, at: f64, event: Event, record: &mut Record) {
+        self.finished |= event.finished;
+        self.said = event.so_far.or(self.said);
+        if !event.has_tokens {
+            return;
+        }
+        let shown = (event.token_ids.len() as u32).max(1);
+        let tokens = event.so_far.map_or(shown, |so_far| so_far.saturating_sub(self.tokens));
+        if tokens > 0 {
+            record.chunks.push(Chunk { at, tokens });
+            self.tokens += tokens;
+        }
+        record.token_ids.extend(event.token_ids);
+        record.text.push_str(&event.text);
+    }
+}
+
+fn failed(label: &str) -> Outcome {
+    Outcome::Failed(label.to_owned())
+}
+
+/// A JSON document, or why there is none.
+async fn get(http: &legacy::Client<HttpConnector, Full<Bytes>>, uri: Uri) -> Result<Value, String> {
+    let path = uri.path().to_owned();
+    let answer = async {
+        let response = http.get(uri).await.map_err(|error| chain(&error))?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("{path}: HTTP {}", response.status().as_u16()));
+        }
+        let body = Limited::new(response.into_body(), MAX_INFO_BYTES).collect().await;
+        let bytes = body.map_err(|error| format!("{path}: {error}"))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| format!("{path}: {error}"))
+    };
+    let timeout = Err(format!("{path}: no answer within {} s", CONNECT_TIMEOUT.as_secs()));
+    tokio::time::timeout(CONNECT_TIMEOUT, answer).await.unwrap_or(timeout)
+}
+
+/// The first model of `/v1/models`, with what llama-server says in `/props` and vLLM in `/version`. What is not a model
+/// description is taken as one that says nothing.
+fn target_info(dialect: Dialect, models: &Value, props: &Value, version: &Value) -> TargetInfo {
+    let model = &models["data"][0];
+    let number = |value: &Value| value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|n| *n > 0);
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let slot = number(&props["default_generation_settings"]["n_ctx"]);
+    let software = match (props["build_info"].as_str(), version["version"].as_str()) {
+        (Some(build), _) => format!("llama.cpp {build}, {} slots", props["total_slots"]),
+        (None, Some(version)) => format!("version {version}"),
+        (None, None) => text(&model["owned_by"]),
+    };
+    TargetInfo {
+        backend: dialect.backend(),
+        model: text(&model["id"]),
+        vocab_size: number(&model["meta"]["n_vocab"]),
+        max_model_len: number(&model["max_model_len"]).or(slot),
+        software,
+    }
+}
