@@ -79,7 +79,7 @@ impl Client {
         record.sent = start.elapsed().as_secs_f64();
         record.outcome = match client.generate(request).await {
             Ok(response) => read(start, response.into_inner(), planned.cancel_after, &mut record).await,
-            Err(status) => Outcome::Failed(label(&status)),
+            Err(status) => failed(&status, &mut record),
         };
         record.ended = start.elapsed().as_secs_f64();
         record
@@ -127,7 +127,7 @@ async fn read(
             Ok(Some(message)) => message,
             Ok(None) if finished => return Outcome::Completed,
             Ok(None) => return Outcome::Failed("INCOMPLETE".into()),
-            Err(status) => return Outcome::Failed(label(&status)),
+            Err(status) => return failed(&status, record),
         };
         match message.event {
             Some(Event::Delta(delta)) => {
@@ -149,6 +149,11 @@ async fn read(
             return Outcome::Cancelled;
         }
     }
+}
+
+fn failed(status: &Status, record: &mut Record) -> Outcome {
+    record.message = status.message().to_owned();
+    Outcome::Failed(label(status))
 }
 
 /// `CODE`, or `CODE/REASON` where the status has one.

@@ -3,7 +3,7 @@
 //! Formats: OpenAI's completions as vLLM and `llama-server` extend them, and the native one of `llama-server`
 //! (`tools/server/README.md` of llama.cpp).
 
-use super::workload::{PlannedRequest, Sampling};
+use super::workload::PlannedRequest;
 use crate::types::TokenId;
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ impl Dialect {
             }),
             Self::Llama => json!({"n_predict": planned.gen_tokens, "return_tokens": true}),
         };
-        let filters = if planned.sampling.temperature > 0.0 { self.filters(&planned.sampling) } else { json!({}) };
+        let filters = if planned.sampling.temperature > 0.0 { self.filters(planned) } else { json!({}) };
         if let (Value::Object(body), Value::Object(more), Value::Object(filters)) = (&mut body, more, filters) {
             body.extend(more);
             body.extend(filters);
@@ -85,15 +85,26 @@ impl Dialect {
         body
     }
 
-    fn filters(self, sampling: &Sampling) -> Value {
+    fn filters(self, planned: &PlannedRequest) -> Value {
+        let sampling = &planned.sampling;
         let (top_p, min_p) = (sampling.top_p.unwrap_or(1.0), sampling.min_p.unwrap_or(0.0));
         let penalty = sampling.repetition_penalty.unwrap_or(1.0);
-        let top_k = sampling.top_k.map_or(-1, i64::from);
         match self {
-            Self::OpenAi => json!({"top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": penalty}),
-            // The window of the penalty is the whole sequence, as ours.
+            Self::OpenAi => {
+                let top_k = sampling.top_k.map_or(-1, i64::from);
+                json!({"top_k": top_k, "top_p": top_p, "min_p": min_p, "repetition_penalty": penalty})
+            }
             Self::Llama => {
-                json!({"top_k": top_k, "top_p": top_p, "min_p": min_p, "repeat_penalty": penalty, "repeat_last_n": -1})
+                // The window of the penalty is the whole sequence, as ours.
+                let window = planned.prompt.len() as u64 + u64::from(planned.gen_tokens);
+                let top_k = sampling.top_k.unwrap_or(0);
+                json!({
+                    "top_k": top_k,
+                    "top_p": top_p,
+                    "min_p": min_p,
+                    "repeat_penalty": penalty,
+                    "repeat_last_n": window,
+                })
             }
         }
     }
@@ -160,7 +171,7 @@ fn error_code(event: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::workload::MIX;
+    use crate::load::workload::{MIX, Sampling};
 
     fn planned(sampling: Sampling) -> PlannedRequest {
         PlannedRequest {
@@ -183,11 +194,11 @@ mod tests {
             ("ignore_eos", json!(true)),
             ("cache_prompt", json!(false)),
             ("seed", json!(0x1abc_def0)),
-            ("top_k", json!(-1)),
             ("top_p", json!(1.0)),
         ] {
             assert_eq!((&openai[key], &llama[key]), (&value, &value), "{key}");
         }
+        assert_eq!((&openai["top_k"], &llama["top_k"], &llama["repeat_last_n"]), (&json!(-1), &json!(0), &json!(12)));
         assert_eq!((&openai["max_tokens"], &llama["n_predict"]), (&json!(9), &json!(9)));
         assert_eq!((&openai["model"], &llama["model"]), (&json!("m"), &Value::Null));
         assert_eq!(openai["stream_options"]["include_usage"], true);

@@ -20,10 +20,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// For what the target says of itself.
 const MAX_INFO_BYTES: usize = 16 << 20;
+/// For the body of a refusal.
+const MAX_REFUSAL_BYTES: usize = 64 << 10;
+/// Of what is kept of a server's message.
+const MAX_MESSAGE_CHARS: usize = 160;
 
-/// Kept-alive connections to a target, one for each request in flight.
+type Connections = legacy::Client<HttpConnector, Full<Bytes>>;
+
+/// Connections to a target, one for each request in flight.
 pub struct HttpClient {
-    http: legacy::Client<HttpConnector, Full<Bytes>>,
+    http: Connections,
     dialect: Dialect,
     completions: Uri,
     prefix_cache: bool,
@@ -39,16 +45,14 @@ impl HttpClient {
             return Err(bad());
         }
         let uri = |path: &str| format!("http://{base}{path}").parse::<Uri>().map_err(|_| bad());
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let mut builder = legacy::Client::builder(TokioExecutor::new());
-        let http = builder.pool_idle_timeout(IDLE_TIMEOUT).build(connector);
-        let models = get(&http, uri("/v1/models")?).await.map_err(|reason| unreachable(url, &reason))?;
+        let once = connections(false);
+        let models = get(&once, uri("/v1/models")?).await.map_err(|reason| unreachable(url, &reason))?;
         // Only llama-server has the first, only vLLM the second.
-        let props = get(&http, uri("/props")?).await.unwrap_or_default();
-        let version = get(&http, uri("/version")?).await.unwrap_or_default();
+        let props = get(&once, uri("/props")?).await.unwrap_or_default();
+        let version = get(&once, uri("/version")?).await.unwrap_or_default();
         let info = target_info(dialect, &models, &props, &version);
+        // llama-server offers to keep a connection and then closes it on a later request, without an answer.
+        let http = connections(props["build_info"].is_null());
         Ok(Self { http, dialect, completions: uri(dialect.path())?, prefix_cache, info })
     }
 
@@ -95,11 +99,15 @@ impl HttpClient {
     ) -> Outcome {
         let response = match self.http.request(request).await {
             Ok(response) => response,
-            Err(error) if error.is_connect() => return failed("HTTP CONNECT"),
-            Err(_) => return failed("HTTP CUT"),
+            Err(error) => {
+                record.message = chain(&error);
+                return failed(if error.is_connect() { "HTTP CONNECT" } else { "HTTP CUT" });
+            }
         };
         if response.status() != StatusCode::OK {
-            return Outcome::Failed(format!("HTTP {}", response.status().as_u16()));
+            let status = response.status().as_u16();
+            record.message = refusal(response.into_body()).await;
+            return Outcome::Failed(format!("HTTP {status}"));
         }
         self.read(start, response.into_body(), cancel_after, record).await
     }
@@ -120,7 +128,10 @@ impl HttpClient {
             }
             let frame = match body.frame().await {
                 Some(Ok(frame)) => frame,
-                Some(Err(_)) => return failed("HTTP CUT"),
+                Some(Err(error)) => {
+                    record.message = chain(&error);
+                    return failed("HTTP CUT");
+                }
                 None if progress.finished => break,
                 None => return failed("INCOMPLETE"),
             };
@@ -130,8 +141,14 @@ impl HttpClient {
             for event in events {
                 match self.dialect.event(&event) {
                     Ok(event) => progress.take(at, event, record),
-                    Err(BadEvent::Malformed) => return failed("BAD_EVENT"),
-                    Err(BadEvent::Error(code)) => return Outcome::Failed(format!("ERROR_EVENT/{code}")),
+                    Err(BadEvent::Malformed) => {
+                        record.message = message_of(&event);
+                        return failed("BAD_EVENT");
+                    }
+                    Err(BadEvent::Error(code)) => {
+                        record.message = message_of(&event);
+                        return Outcome::Failed(format!("ERROR_EVENT/{code}"));
+                    }
                 }
             }
         }
@@ -171,8 +188,35 @@ fn failed(label: &str) -> Outcome {
     Outcome::Failed(label.to_owned())
 }
 
+/// Connections that are kept for further requests where `kept`.
+fn connections(kept: bool) -> Connections {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let mut builder = legacy::Client::builder(TokioExecutor::new());
+    builder.pool_idle_timeout(IDLE_TIMEOUT).pool_max_idle_per_host(if kept { usize::MAX } else { 0 });
+    builder.build(connector)
+}
+
+/// What a server says with a status other than 200.
+async fn refusal(body: Incoming) -> String {
+    match Limited::new(body, MAX_REFUSAL_BYTES).collect().await {
+        Ok(body) => message_of(&body.to_bytes()),
+        Err(_) => String::new(),
+    }
+}
+
+/// The message in the JSON of an error, or else its text; cut to a line.
+fn message_of(bytes: &[u8]) -> String {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let said = [&value["error"]["message"], &value["message"], &value["error"]];
+    let text = said.into_iter().find_map(|text| text.as_str().map(str::to_owned));
+    let text = text.unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned());
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE_CHARS).collect()
+}
+
 /// A JSON document, or why there is none.
-async fn get(http: &legacy::Client<HttpConnector, Full<Bytes>>, uri: Uri) -> Result<Value, String> {
+async fn get(http: &Connections, uri: Uri) -> Result<Value, String> {
     let path = uri.path().to_owned();
     let answer = async {
         let response = http.get(uri).await.map_err(|error| chain(&error))?;

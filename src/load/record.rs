@@ -36,6 +36,8 @@ pub struct Record {
     /// Tokens generated, as the server says at the end.
     pub usage_tokens: Option<u32>,
     pub outcome: Outcome,
+    /// What was said of a failure; may be empty.
+    pub message: String,
     pub token_ids: Vec<TokenId>,
     pub text: String,
 }
@@ -53,6 +55,7 @@ impl Record {
             gen_tokens: planned.gen_tokens,
             usage_tokens: None,
             outcome: Outcome::Completed,
+            message: String::new(),
             token_ids: Vec::new(),
             text: String::new(),
         }
@@ -117,6 +120,7 @@ mod tests {
             gen_tokens: 6,
             usage_tokens: None,
             outcome: Outcome::Completed,
+            message: String::new(),
             token_ids: Vec::new(),
             text: String::new(),
         };

@@ -49,7 +49,8 @@ pub fn report(setup: &Setup, summary: &Summary, records: &[Record]) -> String {
     page.push_str(&table("Setup", &settings(setup)));
     page.push_str(&table("Totals", &totals(summary)));
     if !summary.errors.is_empty() {
-        let rows: Vec<(&str, String)> = summary.errors.iter().map(|(e, n)| (e.as_str(), n.to_string())).collect();
+        let rows: Vec<(&str, String)> =
+            summary.failures().map(|(error, count, message)| (error, format!("{count}: {message}"))).collect();
         page.push_str(&table("Errors", &rows));
     }
     page.push_str("</div>");

@@ -51,6 +51,7 @@ pub fn report(setup: &Setup, summary: &Summary) -> Value {
     put("llorch_miscounted", json!(summary.miscounted));
     put("llorch_other_lengths", json!(summary.verdict.other_lengths));
     put("llorch_errors", json!(summary.errors));
+    put("llorch_error_messages", json!(summary.messages));
     put("llorch_late_sends", json!(summary.verdict.late_sends));
     put("llorch_client_too_slow", json!(summary.verdict.client_too_slow));
     put("llorch_saturated", json!(summary.verdict.saturated));

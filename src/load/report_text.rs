@@ -37,8 +37,8 @@ pub fn report(setup: &Setup, summary: &Summary) -> String {
     }
     if !summary.errors.is_empty() {
         text.push_str("\nerrors\n");
-        for (error, count) in &summary.errors {
-            let _ = writeln!(text, "  {error:<38}{count:>8}");
+        for (error, count, message) in summary.failures() {
+            let _ = writeln!(text, "  {error:<38}{count:>8}  {message}");
         }
     }
     if let Some(line) = transparency(summary) {

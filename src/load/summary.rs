@@ -47,6 +47,8 @@ pub struct Summary {
     pub failed: usize,
     /// By status and reason.
     pub errors: BTreeMap<String, usize>,
+    /// What was said of the first failure of each kind.
+    pub messages: BTreeMap<String, String>,
     /// Of completed requests.
     pub input_tokens: u64,
     pub output_tokens: u64,
@@ -70,10 +72,11 @@ pub struct Summary {
 impl Summary {
     pub fn of(setup: &Setup, records: &[Record], transparency: Option<Transparency>) -> Self {
         let completed: Vec<&Record> = records.iter().filter(|record| record.completed()).collect();
-        let mut errors = BTreeMap::new();
+        let (mut errors, mut messages) = (BTreeMap::new(), BTreeMap::new());
         for record in records {
             if let Outcome::Failed(error) = &record.outcome {
                 *errors.entry(error.clone()).or_insert(0) += 1;
+                messages.entry(error.clone()).or_insert_with(|| record.message.clone());
             }
         }
         let output_tokens = completed.iter().map(|record| record.output_tokens()).sum();
@@ -85,6 +88,7 @@ impl Summary {
             cancelled: records.iter().filter(|record| record.outcome == Outcome::Cancelled).count(),
             failed: errors.values().sum(),
             errors,
+            messages,
             input_tokens: completed.iter().map(|record| u64::from(record.prompt_tokens)).sum(),
             output_tokens,
             lost_tokens: records.iter().map(Record::output_tokens).sum::<u64>() - output_tokens,
@@ -116,6 +120,12 @@ impl Summary {
 
     pub fn total_token_throughput(&self) -> f64 {
         self.per_second((self.input_tokens + self.output_tokens) as f64)
+    }
+
+    /// Each kind of failure with its count and what was said of the first.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, usize, &str)> {
+        let message = |error: &String| self.messages.get(error).map_or("", String::as_str);
+        self.errors.iter().map(move |(error, count)| (error.as_str(), *count, message(error)))
     }
 
     pub fn goodput(&self) -> Option<f64> {

@@ -144,6 +144,7 @@ mod tests {
                 gen_tokens: 0,
                 usage_tokens: None,
                 outcome: Outcome::Completed,
+                message: String::new(),
                 token_ids: Vec::new(),
                 text: String::new(),
             }

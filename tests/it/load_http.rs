@@ -131,7 +131,9 @@ async fn bad_answers_are_told_apart() {
         assert_eq!(errors, expected);
         assert_eq!((summary.completed, summary.failed, summary.output_tokens), (3, 6, 15));
         assert_eq!(summary.lost_tokens, 3 + 3 + 2 + 2, "{records:?}");
-        drop(server);
+        assert_eq!(summary.messages["HTTP 503"], "no");
+        assert_eq!(summary.messages["ERROR_EVENT/500"], "slot lost");
+        assert!(report_text::report(&tester.setup, &summary).contains("slot lost"));
     }
 }
 
