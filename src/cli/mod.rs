@@ -2,6 +2,7 @@
 
 pub mod bench_engine;
 pub mod bench_serve;
+mod bench_session;
 pub mod byte_size;
 pub mod demo_model;
 pub mod duration;

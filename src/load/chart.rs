@@ -80,19 +80,54 @@ pub fn lines(series: &[Line], unit: &str, filled: bool) -> String {
     let axes = Axes::around(series.iter().flat_map(|line| line.points.iter().copied()));
     let mut svg = axes.begin(unit);
     for (index, line) in series.iter().enumerate() {
-        let points: String = line.points.iter().map(|(x, y)| format!("{:.1},{:.1} ", axes.x(*x), axes.y(*y))).collect();
         if let (true, Some(first), Some(last)) = (filled, line.points.first(), line.points.last()) {
+            let place = |(x, y): &(f64, f64)| format!("{:.1},{:.1} ", axes.x(*x), axes.y(*y));
+            let points: String = line.points.iter().map(place).collect();
             let (from, to, ground) = (axes.x(first.0), axes.x(last.0), axes.y(0.0));
             let _ = write!(
                 svg,
                 "<polygon class=\"area k{index}\" points=\"{from:.1},{ground} {points}{to:.1},{ground}\"/>"
             );
         }
-        let _ = write!(svg, "<polyline class=\"line k{index}\" points=\"{points}\"/>");
-        let x = LEFT + 110.0 * index as f64;
-        let _ = write!(svg, "<text class=\"key k{index}\" x=\"{x}\" y=\"13\">{}</text>", line.name);
+        svg.push_str(&polyline(&axes, index, line));
     }
     svg + "</svg>"
+}
+
+/// Lines through marked points, in any order of x. `labels` stand beside the points of the first line, and the points at
+/// `ringed` have a ring.
+pub fn curve(series: &[Line], labels: &[String], ringed: Option<usize>, unit: &str) -> String {
+    let tight = Axes::around(series.iter().flat_map(|line| line.points.iter().copied()));
+    // Room for the labels and rings of the outermost points.
+    let axes = Axes { x_max: tight.x_max * 1.04, y_max: tight.y_max * 1.15 };
+    let mut svg = axes.begin(unit);
+    for (index, line) in series.iter().enumerate() {
+        svg.push_str(&polyline(&axes, index, line));
+        for (place, ((x, y), label)) in line.points.iter().zip(labels).enumerate() {
+            let (cx, cy) = (axes.x(*x), axes.y(*y));
+            let title = format!("<title>{label}: {} at {}</title>", number(*y), number(*x));
+            let _ =
+                write!(svg, "<circle class=\"dot k{index}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3\">{title}</circle>");
+            if ringed == Some(place) {
+                let _ = write!(svg, "<circle class=\"ring\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"7\"/>");
+            }
+            if index == 0 {
+                let (x, y) = (cx - 8.0, cy - 6.0);
+                let _ = write!(svg, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{label}</text>");
+            }
+        }
+    }
+    svg + "</svg>"
+}
+
+/// Line number `index` with its name in the corner.
+fn polyline(axes: &Axes, index: usize, line: &Line) -> String {
+    let points: String = line.points.iter().map(|(x, y)| format!("{:.1},{:.1} ", axes.x(*x), axes.y(*y))).collect();
+    let (x, name) = (LEFT + 110.0 * index as f64, line.name);
+    format!(
+        "<polyline class=\"line k{index}\" points=\"{points}\"/>\
+         <text class=\"key k{index}\" x=\"{x}\" y=\"13\">{name}</text>"
+    )
 }
 
 /// Points.
@@ -155,6 +190,14 @@ mod tests {
         for svg in [histogram(&[], "ms"), lines(&[Line { name: "none", points: Vec::new() }], "s", true)] {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
+    }
+
+    #[test]
+    fn a_curve_marks_its_points_and_rings_one() {
+        let line = |name| Line { name, points: vec![(1.0, 2.0), (3.0, 4.0)] };
+        let svg = curve(&[line("a"), line("b")], &["x".into(), "y".into()], Some(1), "s");
+        assert_eq!((svg.matches("class=\"dot").count(), svg.matches("class=\"ring").count()), (4, 2));
+        assert_eq!((svg.matches(">x</text>").count(), svg.matches(">y</text>").count()), (1, 1));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The load tester behind `bench serve`: plans requests, sends them, records what came when, and sums it up.
 //!
 //! `workload` and `arrivals` decide what is sent and when, from a seed and before anything is sent; `target` sends one
-//! request and records it, over gRPC (`client`) or HTTP (`http_client`); `run` drives the plan in a closed or an open loop; `summary` and `verdict` turn records into
-//! figures; `report_*` write them. Latency counts from the time a request was to be sent (`specs/load-tester.md`).
+//! request and records it, over gRPC (`client`) or HTTP (`http_client`); `run` drives the plan in a closed or an open
+//! loop; `summary` and `verdict` turn records into figures; `report_*` write them. `sweep` is a series of runs under
+//! rising load. Latency counts from the time a request was to be sent (`specs/load-tester.md`).
 
 pub mod arrivals;
 mod chart;
@@ -19,6 +20,9 @@ pub mod run;
 mod sse;
 pub mod statistics;
 pub mod summary;
+pub mod sweep;
+pub mod sweep_html;
+pub mod sweep_report;
 pub mod target;
 pub mod transparency;
 pub mod verdict;

@@ -17,6 +17,7 @@ font:14px/1.5 system-ui,-apple-system,'Segoe UI',sans-serif;font-variant-numeric
 h1{font-size:22px;margin:0 0 2px}h2{font-size:15px;margin:0 0 8px}p{margin:0 0 14px;color:var(--soft)}
 .warn{border-left:4px solid var(--bad);background:var(--panel);color:var(--bad);padding:10px 14px;margin:0 0 14px;
 font-weight:600}
+.note{border-left:4px solid var(--a);background:var(--panel);padding:10px 14px;margin:0 0 14px;font-weight:600}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:16px 0}
 .tile,.panel{background:var(--panel);border:1px solid var(--rule);border-radius:8px;padding:12px 14px}
 .tile b{display:block;font-size:22px;font-weight:600}.tile span{color:var(--soft);font-size:12px}
@@ -24,19 +25,25 @@ font-weight:600}
 table{border-collapse:collapse;width:100%}td,th{padding:4px 8px;border-bottom:1px solid var(--rule);text-align:left;
 font-weight:400}
 th{color:var(--soft)}.num td+td,.num th+th{text-align:right}
-svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}.rule{stroke:var(--rule)}
+table+p{margin:10px 0 0}svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}.rule{stroke:var(--rule)}
 .k0{--k:var(--a)}.k1{--k:var(--b)}.k2{--k:var(--c)}.line{fill:none;stroke:var(--k);stroke-width:1.8}
 .area{fill:var(--k);opacity:.15}.bar,.dot{fill:var(--k)}.dot{opacity:.65}svg text.key{fill:var(--k);font-weight:600}
+tr.knee td{font-weight:700}.ring{fill:none;stroke:var(--bad);stroke-width:1.6}
 ";
+
+/// A page up to its heading and the line below it.
+pub(super) fn begin(title: &str, target: &str) -> String {
+    let (title, target) = (escape(title), escape(target));
+    let mut page = String::from("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">");
+    let _ = write!(page, "<meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title><style>");
+    page.push_str(STYLE);
+    let _ = write!(page, "</style></head><body><h1>{title}</h1><p>{target}</p>");
+    page
+}
 
 /// The whole page.
 pub fn report(setup: &Setup, summary: &Summary, records: &[Record]) -> String {
-    let mut page = String::from("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">");
-    page.push_str("<meta name=\"viewport\" content=\"width=device-width\"><title>Load test</title><style>");
-    page.push_str(STYLE);
-    page.push_str("</style></head><body>");
-    let (model, target) = (escape(&setup.info.model), escape(&setup.target));
-    let _ = write!(page, "<h1>Load test of {model}</h1><p>{target}</p>");
+    let mut page = begin(&format!("Load test of {}", setup.info.model), &setup.target);
     for warning in summary.verdict.warnings() {
         let _ = write!(page, "<div class=\"warn\">{}</div>", escape(&warning));
     }
@@ -90,7 +97,7 @@ fn latencies(summary: &Summary) -> String {
     format!("<div class=\"panel num\"><table>{head}{}</table></div>", rows.concat())
 }
 
-fn table(title: &str, rows: &[(&str, String)]) -> String {
+pub(super) fn table(title: &str, rows: &[(&str, String)]) -> String {
     let row = |(name, value): &(&str, String)| format!("<tr><th>{}</th><td>{}</td></tr>", escape(name), escape(value));
     format!("<div class=\"panel\"><h2>{title}</h2><table>{}</table></div>", rows.iter().map(row).collect::<String>())
 }
@@ -107,8 +114,8 @@ fn charts(summary: &Summary, records: &[Record]) -> Vec<(&'static str, String)> 
     let ok = |record: &&Record| record.outcome != Outcome::Cancelled;
     let waits = records.iter().filter(ok).filter_map(|r| r.ttft().map(|wait| (r.intended, wait * 1e3))).collect();
     vec![
-        ("Share of requests within a latency", chart::lines(&curves, "ms", false)),
-        ("Gaps between tokens", chart::histogram(&gaps, "ms")),
+        ("Share of requests within a latency, %", chart::lines(&curves, "ms", false)),
+        ("Gaps between tokens, count", chart::histogram(&gaps, "ms")),
         ("Throughput", chart::lines(&[tokens], "s", true)),
         ("Requests in flight", chart::lines(&[flight], "s", true)),
         ("Time to first token, ms, by time due", chart::dots(&Line { name: "first token", points: waits }, "s")),
@@ -143,6 +150,6 @@ fn in_flight(records: &[Record], end: f64) -> Vec<(f64, f64)> {
     (0..BINS).map(|bin| ((bin as f64 + 0.5) * width, mean(bin))).collect()
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

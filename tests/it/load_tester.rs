@@ -6,10 +6,12 @@ use llorch_cpud::load::arrivals::Arrivals;
 use llorch_cpud::load::record::{Outcome, Record};
 use llorch_cpud::load::run::{Load, Progress, run};
 use llorch_cpud::load::summary::{Setup, Slo, Summary};
+use llorch_cpud::load::sweep::{Axis, Point};
 use llorch_cpud::load::target::Target;
 use llorch_cpud::load::transparency::verify;
 use llorch_cpud::load::workload::{Length, PlannedRequest, SamplingMix, Workload};
-use llorch_cpud::load::{report_html, report_json, report_text};
+use llorch_cpud::load::{report_html, report_json, report_text, sweep_html, sweep_report};
+use serde_json::json;
 use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -269,7 +271,9 @@ fn wrong_targets_and_flags_have_their_exit_codes() {
         &["--requests", "1", "--rate", "NaN"],
         &["--requests", "1", "--concurrency", "1", "--burstiness", "2"],
         &["--requests", "1", "--concurrency", "1", "--gen-tokens", "0"],
-        &["--requests", "1", "--concurrency", "1", "--sweep"],
+        &["--requests", "1", "--concurrency", "1", "--sweep", "rate"],
+        &["--requests", "1", "--sweep", "rate=2,1"],
+        &["--requests", "1", "--sweep", "concurrency=1,2", "--burstiness", "2"],
     ] {
         assert_eq!(code(flags).0, Some(2), "{flags:?}");
     }
@@ -293,4 +297,71 @@ async fn warnings_are_in_the_reports() {
     let json = report_json::report(&tester.setup, &summary);
     assert_eq!(json["llorch_client_too_slow"], true);
     assert!(json["llorch_warnings"][0].as_str().expect("a line").contains(warning));
+}
+
+/// LOAD-10: an open loop beyond what the server can do is told in every report, in those of a sweep too.
+#[tokio::test]
+async fn saturation_is_in_the_reports() {
+    let server = TestServer::start(Options::default()).await;
+    let load = Load::Open { rate: 2000.0, arrivals: Arrivals::Constant };
+    let tester = Tester::new(&server, load, workload(60)).await;
+    let mut records = tester.run().await;
+    // As if the server had taken 5 ms for each, one after the other: a tenth of the rate.
+    let mut free = 0.0f64;
+    for record in &mut records {
+        record.sent = record.intended;
+        free = free.max(record.intended) + 0.005;
+        record.ended = free;
+    }
+    let summary = Summary::of(&tester.setup, &records, None);
+    let (setup, warning) = (&tester.setup, "SATURATED: ");
+    let text = report_text::report(setup, &summary);
+    assert!(text.starts_with(&format!("!! {warning}")) && text.matches(warning).count() == 2, "{text}");
+    let page = report_html::report(setup, &summary, &records);
+    assert!(page.contains(&format!("<div class=\"warn\">{warning}")));
+    let json = report_json::report(setup, &summary);
+    assert_eq!(json["llorch_saturated"], true);
+    assert!(json["llorch_warnings"][0].as_str().expect("a line").starts_with(warning));
+
+    let points = [Point { value: 2000.0, setup: setup.clone(), summary }];
+    let warning = format!("rate 2000: {warning}");
+    let text = sweep_report::text(Axis::Rate, &points);
+    assert!(text.contains(&format!("!! {warning}")) && text.contains("  yes "), "{text}");
+    assert!(sweep_html::page(Axis::Rate, &points).contains(&format!("<div class=\"warn\">{warning}")));
+    assert_eq!(sweep_report::json(Axis::Rate, &points)["points"][0]["llorch_saturated"], true);
+}
+
+/// LOAD-14: the command runs every point, with prompts of its own, and writes all of them.
+#[test]
+fn the_command_sweeps() {
+    let (directory, path) = model_file();
+    let mut process = Process::start(&path, &["--max-num-seqs", "8"]);
+    process.ready();
+    let target = format!("http://{}", process.grpc);
+    let [json, html] = ["out.json", "out.html"].map(|name| directory.path().join(name));
+    let files = ["--json", json.to_str().expect("UTF-8"), "--html", html.to_str().expect("UTF-8")];
+    let lengths = ["--target", &target, "--requests", "6", "--prompt-tokens", "4-9", "--gen-tokens", "6"];
+    for (sweep, key, prompts) in
+        [("concurrency=1,2,4", "max_concurrency", [6, 8, 16]), ("rate=50,100,200", "request_rate", [6, 6, 6])]
+    {
+        let output = bench(&[&lengths[..], &files, &["--sweep", sweep]].concat());
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("knee") && text.contains("out tok/s"), "{text}");
+        let report: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&json).expect("written")).expect("JSON");
+        let points = report["points"].as_array().expect("points");
+        let (axis, values) = sweep.split_once('=').expect("a list");
+        assert_eq!(report["llorch_sweep"], axis);
+        let loads: Vec<String> = points.iter().map(|point| format!("{}", point[key].as_f64().expect(key))).collect();
+        assert_eq!(loads.join(","), values);
+        for (index, (point, prompts)) in points.iter().zip(prompts).enumerate() {
+            assert_eq!((&point["completed"], &point["num_prompts"]), (&json!(prompts), &json!(prompts)));
+            assert_eq!(point["seed"], index);
+        }
+        let page = std::fs::read_to_string(&html).expect("written");
+        // Three charts, of which two have two lines.
+        assert_eq!((page.matches("<svg").count(), page.matches("class=\"dot").count()), (3, 15), "{page}");
+        assert!(!page.contains("NaN"), "{page}");
+    }
 }
