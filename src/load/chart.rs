@@ -109,7 +109,7 @@ pub fn curve(series: &[Line], labels: &[String], ringed: Option<usize>, unit: &s
             let _ =
                 write!(svg, "<circle class=\"dot k{index}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3\">{title}</circle>");
             if ringed == Some(place) {
-                let _ = write!(svg, "<circle class=\"ring\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"7\"/>");
+                let _ = write!(svg, "<circle class=\"ring\" {place} r=\"7\"/>");
             }
             if index == 0 {
                 let (x, y) = (cx - 8.0, cy - 6.0);

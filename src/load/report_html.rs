@@ -25,7 +25,8 @@ font-weight:600}
 table{border-collapse:collapse;width:100%}td,th{padding:4px 8px;border-bottom:1px solid var(--rule);text-align:left;
 font-weight:400}
 th{color:var(--soft)}.num td+td,.num th+th{text-align:right}
-table+p{margin:10px 0 0}svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}.rule{stroke:var(--rule)}
+table+p{margin:10px 0 0}
+svg{display:block;width:100%;height:auto}svg text{fill:var(--soft);font-size:11px}.rule{stroke:var(--rule)}
 .k0{--k:var(--a)}.k1{--k:var(--b)}.k2{--k:var(--c)}.line{fill:none;stroke:var(--k);stroke-width:1.8}
 .area{fill:var(--k);opacity:.15}.bar,.dot{fill:var(--k)}.dot{opacity:.65}svg text.key{fill:var(--k);font-weight:600}
 tr.knee td{font-weight:700}.ring{fill:none;stroke:var(--bad);stroke-width:1.6}
