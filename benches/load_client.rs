@@ -1,8 +1,10 @@
 //! The load tester's own cost: messages with tokens that its client reads a second on one core, as it does in
 //! `bench serve` (one thread), from servers on another thread that send canned streams as fast as they can.
 //!
-//! `cargo bench --bench load_client`. The first figure is per second of the client thread's CPU time (Linux), which
-//! does not count waiting for the server; the second is per second of the clock.
+//! `cargo bench --bench load_client`. In a second run each server waits a moment after each event, so that the client
+//! wakes for few events at a time, as it does behind a real server; the figure of the clock then means nothing. The
+//! first figure is per second of the client thread's CPU time (Linux), which does not count waiting for the server;
+//! the second is per second of the clock.
 
 use llorch_cpud::load::run::{Load, Progress, run};
 use llorch_cpud::load::target::Target;
@@ -12,21 +14,28 @@ use llorch_cpud::server::proto::inference_server::{Inference, InferenceServer};
 use llorch_cpud::server::proto::{CompleteResponse, Delta, Finished, GenerateRequest, GenerateResponse, Token, Usage};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 
 const TOKENS: u32 = 256;
 const REQUESTS: usize = 512;
 const CONCURRENCY: usize = 64;
 
-/// Answers every request with the same deltas, one token each.
-struct NullInference;
+/// Between two events of a stream. The timer's grain is a millisecond, so this is one to two.
+const PAUSE: Duration = Duration::from_millis(1);
 
-type Deltas = tokio_stream::Iter<std::vec::IntoIter<Result<GenerateResponse, Status>>>;
+/// Answers every request with the same deltas, one token each.
+struct NullInference {
+    paced: bool,
+}
+
+type Deltas = Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Inference for NullInference {
@@ -39,7 +48,14 @@ impl Inference for NullInference {
         let end = Event::Finished(Finished { usage: Some(usage), ..Default::default() });
         let events = (0..TOKENS).map(delta).chain([end]);
         let messages: Vec<_> = events.map(|event| Ok(GenerateResponse { event: Some(event) })).collect();
-        Ok(Response::new(tokio_stream::iter(messages)))
+        let stream = tokio_stream::iter(messages);
+        if !self.paced {
+            return Ok(Response::new(Box::pin(stream)));
+        }
+        Ok(Response::new(Box::pin(stream.then(async |message| {
+            tokio::time::sleep(PAUSE).await;
+            message
+        }))))
     }
 
     async fn complete(&self, _: Request<GenerateRequest>) -> Result<Response<CompleteResponse>, Status> {
@@ -47,25 +63,25 @@ impl Inference for NullInference {
     }
 }
 
-async fn grpc_server(started: Sender<SocketAddr>) {
+async fn grpc_server(started: Sender<SocketAddr>, paced: bool) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     started.send(listener.local_addr().expect("bound")).expect("awaited");
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let server = tonic::transport::Server::builder().add_service(InferenceServer::new(NullInference));
+    let server = tonic::transport::Server::builder().add_service(InferenceServer::new(NullInference { paced }));
     server.serve_with_incoming(incoming).await.expect("served");
 }
 
 /// Answers over HTTP as llama-server (`llama`) or as an OpenAI-compatible server; each event is a chunk.
-async fn http_server(started: Sender<SocketAddr>) {
+async fn http_server(started: Sender<SocketAddr>, paced: bool) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     started.send(listener.local_addr().expect("bound")).expect("awaited");
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).expect("a TCP stream");
-        tokio::spawn(converse(stream));
+        tokio::spawn(converse(stream, paced));
     }
 }
 
-async fn converse(stream: TcpStream) -> std::io::Result<()> {
+async fn converse(stream: TcpStream, paced: bool) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut first, mut line, mut length) = (String::new(), String::new(), 0);
@@ -91,6 +107,9 @@ async fn converse(stream: TcpStream) -> std::io::Result<()> {
         for event in events {
             stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
             stream.flush().await?;
+            if paced {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         stream.write_all(b"0\r\n\r\n").await?;
         stream.flush().await?;
@@ -119,11 +138,11 @@ fn openai_events() -> Vec<String> {
 }
 
 /// Runs a server on a thread of its own.
-fn spawn<F: Future<Output = ()>>(server: impl FnOnce(Sender<SocketAddr>) -> F + Send + 'static) -> SocketAddr {
+fn spawn<F: Future<Output = ()> + 'static>(server: fn(Sender<SocketAddr>, bool) -> F, paced: bool) -> SocketAddr {
     let (started, address) = channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(server(started));
+        runtime.block_on(server(started, paced));
     });
     address.recv().expect("the server starts")
 }
@@ -161,13 +180,16 @@ async fn measure(url: &str) -> String {
 }
 
 fn main() {
-    let (grpc, http) = (spawn(grpc_server), spawn(http_server));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut out = std::io::stdout().lock();
     let mut print = |line: String| writeln!(out, "{line}").expect("stdout");
-    print(format!("{:<14}{:>14}{:>14}", "events a second", "of one core", "of the clock"));
-    for (scheme, address) in [("http", grpc), ("http+openai", http), ("http+llama", http)] {
-        let line = runtime.block_on(measure(&format!("{scheme}://{address}")));
-        print(format!("{scheme:<15}{line}"));
+    print(format!("{:<22}{:>14}{:>14}", "events a second", "of one core", "of the clock"));
+    for paced in [false, true] {
+        let (grpc, http) = (spawn(grpc_server, paced), spawn(http_server, paced));
+        for (scheme, address) in [("http", grpc), ("http+openai", http), ("http+llama", http)] {
+            let line = runtime.block_on(measure(&format!("{scheme}://{address}")));
+            let name = if paced { format!("{scheme}, paced") } else { scheme.to_owned() };
+            print(format!("{name:<22}{line}"));
+        }
     }
 }

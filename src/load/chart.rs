@@ -94,7 +94,7 @@ pub fn lines(series: &[Line], unit: &str, filled: bool) -> String {
     svg + "</svg>"
 }
 
-/// Lines through marked points, in any order of x. `labels` stand beside the points of the first line, and the points at
+/// Lines through marked points, in any order of x. `labels` stand beside the points of the first line; the points at
 /// `ringed` have a ring.
 pub fn curve(series: &[Line], labels: &[String], ringed: Option<usize>, unit: &str) -> String {
     let tight = Axes::around(series.iter().flat_map(|line| line.points.iter().copied()));

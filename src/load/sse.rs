@@ -86,10 +86,11 @@ mod tests {
     use super::*;
 
     /// Each stream with the data of its events, read off by hand from the rules of the standard.
-    const STREAMS: [(&str, &[&str]); 9] = [
+    const STREAMS: [(&str, &[&str]); 10] = [
         ("data: a\n\ndata: b\n\n", &["a", "b"]),
         ("data: a\r\n\r\ndata: b\r\n\r\n", &["a", "b"]),
         ("data: a\r\rdata: b\r\r", &["a", "b"]),
+        ("data: a\r\ndata: b\r\n\r\n", &["a\nb"]),
         ("\u{feff}data:{\"x\": \"é\"}\n\n: a comment\n\ndata:  two spaces\n\n", &["{\"x\": \"é\"}", " two spaces"]),
         ("data: a\ndata: b\ndata\n\n", &["a\nb\n"]),
         ("event: message\nid: 7\ndata: a\nretry: 5\n\n", &["a"]),

@@ -189,7 +189,7 @@ mod tests {
     /// Close points gain little each: what counts is the gain for a doubling.
     #[test]
     fn close_points_are_not_taken_for_a_knee() {
-        let close: Vec<_> = (10..30).map(|i| (f64::from(i), i as u64 * 100, f64::from(i * i), 5.0)).collect();
+        let close: Vec<_> = (10..30).map(|i| (f64::from(i), i as u64 * 100, f64::from(i).powi(4), 5.0)).collect();
         assert_eq!(knee_at(&close), None);
         let (mut here, mut next) = (summary(100, 10., 5.), summary(101, 10., 5.));
         assert_eq!(knee(&[(1.0, &here), (2.0, &next)]), None);

@@ -25,7 +25,7 @@ pub struct TargetInfo {
 /// An open target.
 pub enum Target {
     Grpc(Client),
-    Http(HttpClient),
+    Http(Box<HttpClient>),
 }
 
 impl Target {
@@ -33,14 +33,14 @@ impl Target {
     /// `http+llama://` are HTTP/1.1, with a connection for each request in flight.
     pub async fn connect(url: &str, connections: usize, prefix_cache: bool) -> Result<Self, LoadError> {
         let bad = |reason| LoadError::BadTarget { target: url.to_owned(), reason };
+        let http = async |address, dialect| {
+            let client = HttpClient::connect(url, address, dialect, prefix_cache).await?;
+            Ok(Self::Http(Box::new(client)))
+        };
         match url.split_once("://") {
             Some(("http", _)) => Ok(Self::Grpc(Client::connect(url, connections, !prefix_cache).await?)),
-            Some(("http+openai", address)) => {
-                Ok(Self::Http(HttpClient::connect(url, address, Dialect::OpenAi, prefix_cache).await?))
-            }
-            Some(("http+llama", address)) => {
-                Ok(Self::Http(HttpClient::connect(url, address, Dialect::Llama, prefix_cache).await?))
-            }
+            Some(("http+openai", address)) => http(address, Dialect::OpenAi).await,
+            Some(("http+llama", address)) => http(address, Dialect::Llama).await,
             Some(("https" | "https+openai" | "https+llama", _)) => Err(bad("TLS is not built")),
             _ => Err(LoadError::bad_target(url)),
         }

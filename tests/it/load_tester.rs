@@ -232,7 +232,9 @@ fn the_command_writes_the_figures() {
         assert_eq!((number("completed"), number("failed"), number("total_output_tokens")), (12.0, 0.0, 72.0));
         for measure in ["ttft_ms", "tpot_ms", "itl_ms", "e2el_ms"] {
             let [median, p99, max] = ["median", "p99", "max"].map(|figure| number(&format!("{figure}_{measure}")));
-            assert!(0.0 < median && median <= p99 && p99 <= max, "{read}");
+            // A server this fast may send all tokens in one message: then there are no gaps.
+            let has_samples = max > 0.0 || !["ttft_ms", "e2el_ms"].contains(&measure);
+            assert!(has_samples && median <= p99 && p99 <= max, "{read}");
             assert!((0.0..=max).contains(&number(&format!("mean_{measure}"))));
         }
         let ratio = number("output_throughput") / number("request_throughput");
