@@ -25,7 +25,7 @@ pub struct BenchServeArgs {
     #[arg(long, value_name = "R", value_parser = positive)]
     pub(super) rate: Option<f64>,
     /// A run for each load: concurrency=1,2,4 or rate=0.5,1,2; `concurrency` and `rate` alone double from 1 until
-    /// throughput ends, rate=0.25.. from 0.25.
+    /// throughput has ended, rate=0.25.. from 0.25.
     #[arg(long, value_name = "LOADS")]
     pub(super) sweep: Option<Sweep>,
     /// Gaps of an open loop.

@@ -103,13 +103,13 @@ pub fn curve(series: &[Line], labels: &[String], ringed: Option<usize>, unit: &s
     let mut svg = axes.begin(unit);
     for (index, line) in series.iter().enumerate() {
         svg.push_str(&polyline(&axes, index, line));
-        for (place, ((x, y), label)) in line.points.iter().zip(labels).enumerate() {
+        for (position, ((x, y), label)) in line.points.iter().zip(labels).enumerate() {
             let (cx, cy) = (axes.x(*x), axes.y(*y));
+            let centre = format!("cx=\"{cx:.1}\" cy=\"{cy:.1}\"");
             let title = format!("<title>{label}: {} at {}</title>", number(*y), number(*x));
-            let _ =
-                write!(svg, "<circle class=\"dot k{index}\" cx=\"{cx:.1}\" cy=\"{cy:.1}\" r=\"3\">{title}</circle>");
-            if ringed == Some(place) {
-                let _ = write!(svg, "<circle class=\"ring\" {place} r=\"7\"/>");
+            let _ = write!(svg, "<circle class=\"dot k{index}\" {centre} r=\"3\">{title}</circle>");
+            if ringed == Some(position) {
+                let _ = write!(svg, "<circle class=\"ring\" {centre} r=\"7\"/>");
             }
             if index == 0 {
                 let (x, y) = (cx - 8.0, cy - 6.0);
@@ -197,6 +197,9 @@ mod tests {
         let line = |name| Line { name, points: vec![(1.0, 2.0), (3.0, 4.0)] };
         let svg = curve(&[line("a"), line("b")], &["x".into(), "y".into()], Some(1), "s");
         assert_eq!((svg.matches("class=\"dot").count(), svg.matches("class=\"ring").count()), (4, 2));
+        let centre =
+            |class: &str| svg.rsplit_once(class).and_then(|(_, rest)| rest.split(" r=").next()).map(str::to_owned);
+        assert!(centre("class=\"ring\"").is_some_and(|ring| ring.contains("cx=") && svg.matches(&ring).count() == 4));
         assert_eq!((svg.matches(">x</text>").count(), svg.matches(">y</text>").count()), (1, 1));
     }
 

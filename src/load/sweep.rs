@@ -25,7 +25,7 @@ impl Axis {
 enum Values {
     /// Rising.
     Given(Vec<f64>),
-    /// Twice the last, until the knee is passed.
+    /// Twice the last, until the knee is well passed.
     Doubling { from: f64 },
 }
 
@@ -46,6 +46,8 @@ pub struct Point {
 
 /// Of a doubling sweep: no server on one machine has its knee beyond 2^16 times the first load.
 const MAX_POINTS: usize = 17;
+/// A doubling sweep makes so many after what seems to be the knee: one alone may have met a disturbance.
+const POINTS_AFTER_KNEE: usize = 2;
 /// Requests at a time beyond which a client has no sockets.
 const MAX_CONCURRENCY: f64 = 65_536.0;
 
@@ -93,7 +95,8 @@ impl Sweep {
                 let value = last.value * 2.0;
                 let over = points.len() == MAX_POINTS || last.summary.completed == 0;
                 let too_many = self.axis == Axis::Concurrency && value > MAX_CONCURRENCY;
-                (!over && !too_many && knee_of(points).is_none()).then_some(value)
+                let passed = knee_of(points).is_some_and(|knee| knee + POINTS_AFTER_KNEE < points.len());
+                (!over && !too_many && !passed).then_some(value)
             }
         }
     }
@@ -246,9 +249,9 @@ mod tests {
     }
 
     #[test]
-    fn doubling_ends_one_point_after_the_knee() {
-        assert_eq!(walk("concurrency", 8.0), [1.0, 2.0, 4.0, 8.0, 16.0]);
-        assert_eq!(walk("rate=0.5..", 1.0), [0.5, 1.0, 2.0]);
+    fn doubling_ends_two_points_after_the_knee() {
+        assert_eq!(walk("concurrency", 8.0), [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]);
+        assert_eq!(walk("rate=0.5..", 1.0), [0.5, 1.0, 2.0, 4.0]);
         assert_eq!(walk("concurrency", f64::INFINITY).len(), MAX_POINTS);
         assert_eq!(walk("concurrency=32768..", f64::INFINITY), [32_768.0, 65_536.0]);
         assert_eq!(walk("rate=1,2,3,4", 1.0), [1.0, 2.0, 3.0, 4.0]);
