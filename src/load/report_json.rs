@@ -55,6 +55,7 @@ pub fn report(setup: &Setup, summary: &Summary) -> Value {
     put("llorch_late_sends", json!(summary.verdict.late_sends));
     put("llorch_client_too_slow", json!(summary.verdict.client_too_slow));
     put("llorch_saturated", json!(summary.verdict.saturated));
+    put("llorch_too_short", json!(summary.verdict.too_short));
     put("llorch_warnings", json!(summary.verdict.warnings()));
     if let Some(transparency) = &summary.transparency {
         let (checked, holds) = (transparency.checked, transparency.holds());

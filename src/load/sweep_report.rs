@@ -40,7 +40,12 @@ pub fn rows(points: &[Point]) -> Vec<Row> {
         let latencies = [ttft.p50, ttft.p99, itl.p50, itl.p99, summary.worst_gap_ms.max];
         cells.extend(latencies.map(|value| format!("{value:.1}")));
         cells.push(summary.goodput().map_or("-".into(), |goodput| format!("{goodput:.2}")));
-        cells.push(if summary.verdict.saturated { "yes" } else { "no" }.into());
+        let saturated = match (summary.verdict.saturated, summary.verdict.too_short) {
+            (true, _) => "yes",
+            (false, true) => "?",
+            (false, false) => "no",
+        };
+        cells.push(saturated.into());
         cells.push(summary.failed.to_string());
         Row { cells, is_knee: knee == Some(index) }
     };

@@ -20,6 +20,8 @@ pub struct Verdict {
     pub other_lengths: usize,
     /// Open loop: requests came faster than they were served.
     pub saturated: bool,
+    /// Open loop: whether the server kept up cannot be told.
+    pub too_short: bool,
     /// Open loop: the requests in flight, on average, in the second and in the last quarter of the time of arrivals.
     pub backlog: Option<(f64, f64)>,
     /// Open loop: the seconds in which requests came and those until the last ended, where the latter are many more.
@@ -49,6 +51,8 @@ impl Verdict {
             verdict.saturated = true;
             verdict.drain = Some((arrivals_s, drain_s));
         }
+        let judged = verdict.saturated || verdict.backlog.is_some();
+        verdict.too_short = matches!(load, Load::Open { .. }) && !judged && records.iter().any(Record::completed);
         verdict
     }
 
@@ -80,6 +84,13 @@ impl Verdict {
                  quarter of the run and {late:.1} in the last. Latencies grow with the \
                  length of the run and mean nothing."
             ));
+        }
+        if self.too_short {
+            lines.push(
+                "TOO SHORT: fewer than 8 requests, or they came for less than four times as long as the fastest took. \
+                 Whether the server kept up cannot be told; send more requests."
+                    .into(),
+            );
         }
         lines
     }
@@ -169,10 +180,15 @@ mod tests {
 
     #[test]
     fn a_run_shorter_than_its_requests_has_no_backlog_to_judge() {
-        assert_eq!(Verdict::of(OPEN, &one_by_one(10.0, 0.05, 1)[..6]).backlog, None);
+        let few = Verdict::of(OPEN, &one_by_one(10.0, 0.05, 1)[..6]);
+        assert!(few.backlog.is_none() && few.too_short && few.warnings()[0].starts_with("TOO SHORT"));
         let slow: Vec<Record> =
             one_by_one(10.0, 0.05, 1).into_iter().map(|r| Record { ended: r.intended + 30.0, ..r }).collect();
-        assert_eq!(Verdict::of(OPEN, &slow).backlog, None);
+        assert!(Verdict::of(OPEN, &slow).backlog.is_none() && Verdict::of(OPEN, &slow).too_short);
+        let closed = Verdict::of(Load::Closed { concurrency: 4 }, &slow);
+        assert!(!closed.too_short && !Verdict::of(OPEN, &one_by_one(10.0, 0.05, 1)).too_short);
+        let failed = |r: &Record| Record { outcome: Outcome::Failed("HTTP 503".into()), ..r.clone() };
+        assert!(!Verdict::of(OPEN, &slow.iter().map(failed).collect::<Vec<_>>()).too_short);
     }
 
     /// Forty requests at once to a server that takes a second for each, and to one that takes all together.
@@ -182,7 +198,7 @@ mod tests {
         let verdict = Verdict::of(OPEN, &burst);
         assert!(verdict.saturated && verdict.warnings()[0].contains("SATURATED"), "{verdict:?}");
         let together: Vec<Record> = burst.into_iter().map(|r| Record { ended: r.intended + 1.0, ..r }).collect();
-        assert_eq!(Verdict::of(OPEN, &together), Verdict::default());
+        assert_eq!(Verdict::of(OPEN, &together), Verdict { too_short: true, ..Verdict::default() });
     }
 
     #[test]

@@ -325,6 +325,13 @@ async fn saturation_is_in_the_reports() {
     assert_eq!(json["llorch_saturated"], true);
     assert!(json["llorch_warnings"][0].as_str().expect("a line").starts_with(warning));
 
+    let few = Summary::of(setup, &records[..3], None);
+    let warning_of_few = report_json::report(setup, &few)["llorch_warnings"][0].clone();
+    assert!(few.verdict.too_short && warning_of_few.as_str().is_some_and(|line| line.starts_with("TOO SHORT")));
+    let points = [Point { value: 5.0, setup: setup.clone(), summary: few }];
+    let text = sweep_report::text(Axis::Rate, &points);
+    assert!(text.contains("  ? ") && text.contains("!! rate 5: TOO SHORT"), "{text}");
+
     let points = [Point { value: 2000.0, setup: setup.clone(), summary }];
     let warning = format!("rate 2000: {warning}");
     let text = sweep_report::text(Axis::Rate, &points);
