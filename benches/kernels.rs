@@ -38,13 +38,21 @@ fn tensor(ty: WeightType, n: usize, k: usize) -> Vec<u8> {
             // 2^-5 to 2^-2, both signs, in either 16-bit format.
             WeightType::F16 => raw.extend([byte(), 0x28 | (byte() & 0x87)]),
             WeightType::BF16 => raw.extend([byte(), 0x3e | (byte() & 0x80)]),
-            WeightType::Q8_0 => {
-                raw.extend([byte(), 0x20]);
-                raw.extend((0..32).map(|_| byte()));
-            }
+            _ => raw.extend(block(ty, &mut byte)),
         }
     }
     raw
+}
+
+/// A block of random codes whose f16 scales are about 2^-7.
+fn block(ty: WeightType, byte: &mut impl FnMut() -> u8) -> Vec<u8> {
+    let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| byte()).collect();
+    let scales: &[usize] = match ty {
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => &[],
+        WeightType::Q8_0 | WeightType::Q4_0 => &[0],
+    };
+    scales.iter().for_each(|at| block[at + 1] = 0x20);
+    block
 }
 
 fn bench_matmul(c: &mut Criterion) {
@@ -52,7 +60,7 @@ fn bench_matmul(c: &mut Criterion) {
     let pool = Pool::new(setting("LLORCH_BENCH_THREADS", 2)).expect("a pool");
     let _awake = pool.begin_step();
     let ctx = Ctx { pool: &pool, isa };
-    for ty in [WeightType::Q8_0, WeightType::F16, WeightType::BF16, WeightType::F32] {
+    for ty in WeightType::ALL {
         for n in [2048, 5632] {
             let raw = tensor(ty, n, K);
             let matrices: Vec<_> = (0..WORKING_SET.div_ceil(raw.len()))

@@ -280,11 +280,11 @@ mod tests {
     fn missing_keys_are_dashes_and_unsupported_types_are_marked() {
         let model = TestModel::default()
             .with_key_removed("llama.context_length")
-            .with_tensor_type("blk.0.attn_q.weight", 2)
+            .with_tensor_type("blk.0.attn_q.weight", 9)
             .with_key("general.name", "evil\x1b[2J");
         let text = report(&model).text(Path::new("m.gguf"));
         assert!(text.contains("context           -\n"), "{text}");
-        assert!(text.contains("Q4_0              1 tensor, 2.25 KiB, not supported yet\n"), "{text}");
+        assert!(text.contains("Q8_1              1 tensor, 4.50 KiB, not supported yet\n"), "{text}");
         assert!(!text.contains('\x1b'), "{text}");
     }
 

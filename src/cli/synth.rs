@@ -113,13 +113,11 @@ fn describe(args: &SynthArgs) -> Result<TestModel, CliError> {
 }
 
 fn weight_type(name: &str) -> Result<WeightType, CliError> {
-    match name {
-        "f32" => Ok(WeightType::F32),
-        "f16" => Ok(WeightType::F16),
-        "bf16" => Ok(WeightType::BF16),
-        "q8_0" => Ok(WeightType::Q8_0),
-        _ => Err(CliError::Usage(format!("--type {name}: unknown; known are f32, f16, bf16, q8_0"))),
-    }
+    let lower_case = |ty: WeightType| ty.to_string().to_lowercase();
+    WeightType::ALL.into_iter().find(|ty| lower_case(*ty) == name).ok_or_else(|| {
+        let known = WeightType::ALL.map(lower_case).join(", ");
+        CliError::Usage(format!("--type {name}: unknown; known are {known}"))
+    })
 }
 
 /// The number of tokens of another file, and its `tokenizer.*` keys.
@@ -234,7 +232,7 @@ mod tests {
             "arch gpt2 is not built yet"
         );
         assert!(message(args("huge", "f32", &out)).contains("--shape huge"));
-        assert!(message(args("tiny", "q4_k", &out)).contains("--type q4_k"));
+        assert!(message(args("tiny", "q4", &out)).contains("--type q4"));
         assert!(message(args("tiny", "f32", dir.path())).contains("not a regular file"));
         assert!(message(args("tiny", "f32", &dir.path().join("none/x.gguf"))).contains("cannot create"));
         assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);

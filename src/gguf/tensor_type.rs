@@ -67,13 +67,7 @@ impl TensorType {
 
     /// The type we compute with, if we do.
     pub fn weight_type(&self) -> Option<WeightType> {
-        match self.id {
-            0 => Some(WeightType::F32),
-            1 => Some(WeightType::F16),
-            8 => Some(WeightType::Q8_0),
-            30 => Some(WeightType::BF16),
-            _ => None,
-        }
+        WeightType::ALL.into_iter().find(|ty| ggml_type(*ty) == self.id)
     }
 
     /// Bytes of a tensor of these dimensions (fastest first); `None` where the row is no whole number of blocks or a
@@ -93,6 +87,7 @@ pub fn ggml_type(ty: WeightType) -> u32 {
     match ty {
         WeightType::F32 => 0,
         WeightType::F16 => 1,
+        WeightType::Q4_0 => 2,
         WeightType::Q8_0 => 8,
         WeightType::BF16 => 30,
     }
@@ -114,7 +109,7 @@ mod tests {
 
     #[test]
     fn weight_types_agree_with_the_table() {
-        for ty in [WeightType::F32, WeightType::F16, WeightType::BF16, WeightType::Q8_0] {
+        for ty in WeightType::ALL {
             let t = TensorType::from_id(ggml_type(ty)).expect("in the table");
             assert_eq!(t.weight_type(), Some(ty));
             assert_eq!(t.name, ty.to_string());

@@ -232,6 +232,7 @@ impl TestModel {
         let file_type: u32 = match self.weight_type {
             WeightType::F32 => 0,
             WeightType::F16 => 1,
+            WeightType::Q4_0 => 2,
             WeightType::Q8_0 => 7,
             WeightType::BF16 => 32,
         };

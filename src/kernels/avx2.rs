@@ -6,8 +6,8 @@
 //! ```text
 //! for strip of 8·V rows of the panel                  V·C running sums fit the 16 registers
 //!   float:  for k:      acc[c][v] += w[v] * broadcast(x[k][c])
-//!   Q8_0:   for block:  for group: dot[c][v] += pairs(|w[v]| * sign(x[c], w[v]))
-//!                       acc[c][v] += float(dot[c][v]) * (dw[v] * broadcast(dx[c]))
+//!   blocks_32: for block:  for group: dot[c][v] += pairs(w[v] * x[c])
+//!                          acc[c][v] += float(dot[c][v]) * (dw[v] * broadcast(dx[c]))
 //!
 //! panel rows   0      8      16     24     32
 //!              |  v0  |  v1  |  v0  |  v1  |      V = 2: two strips of 16 rows
@@ -15,15 +15,16 @@
 //!
 //! 1. Few columns take wide strips (V = 4: the whole panel, read once), many columns narrow ones; a segment is in L1
 //!    when its second strip starts.
-//! 2. `vpmaddubsw` saturates at 16 bits: 255 · 127 · 2 would, so the stored weight + 128 is made signed again (xor 128)
-//!    and multiplied as |w| (at most 128) times x with w's sign: 128 · 127 · 2 = 32512 fits. x is never -128, so its
-//!    negation is exact.
-//! 3. Prefetch and interleaved columns as in AVX-512. The start value -128 · Σx is not needed here.
+//! 2. `vpmaddubsw` saturates at 16 bits. Codes of up to 6 bits are safe (63 · 127 · 2 = 16002) and start as in AVX-512
+//!    from -offset · Σx. With offset 128 they are not: w + 128 is made signed again (xor 128) and multiplied as |w| (at
+//!    most 128) times x with w's sign: 128 · 127 · 2 = 32512 fits, and no start value is needed. x is never -128, so
+//!    its negation is exact.
+//! 3. Prefetch and interleaved columns as in AVX-512.
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::*;
 
-use super::panel::{Column, Line, Q8_0_LINES, Q8_0_WORDS, Segment};
+use super::panel::{Column, Line, Segment, WORDS_32, lines_32, offset};
 use super::prefetch::Prefetch;
 use super::{Isa, Path};
 use crate::quant::WeightType;
@@ -54,13 +55,20 @@ pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Col
         WeightType::F32 => accumulate_float::<F32>(segment, acc),
         WeightType::F16 => accumulate_float::<F16>(segment, acc),
         WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
-        WeightType::Q8_0 => with_columns!(acc.len(), (C, V) in [1 4, 2 2, 3 1, 4 1, 5 1, 6 1], {
-            for (segment, first) in strips(V, segment) {
-                // SAFETY: an Isa of this path was shown above, which proves the features.
-                unsafe { q8_0::<C, V>(segment, first, acc) }
-            }
-        }),
+        WeightType::Q8_0 => accumulate_32::<{ offset(WeightType::Q8_0) }, F16>(segment, acc),
+        WeightType::Q4_0 => accumulate_32::<{ offset(WeightType::Q4_0) }, F16>(segment, acc),
     }
+}
+
+fn accumulate_32<const OFFSET: i32, const SCALE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
+    with_columns!(
+        acc.len(),
+        (C, V) in [1 4, 2 2, 3 1, 4 1, 5 1, 6 1],
+        for (segment, first) in strips(V, segment) {
+            // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
+            unsafe { blocks_32::<C, V, OFFSET, SCALE>(segment, first, acc) }
+        }
+    )
 }
 
 fn accumulate_float<const TYPE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
@@ -132,46 +140,96 @@ fn widen<const V: usize, const TYPE: u8>(lines: &[Line], odd: usize, first: usiz
     w
 }
 
-/// Q8_0 for vectors `first .. first + V` of 8 rows.
+/// Types with blocks of 32, expanded, for vectors `first .. first + V` of 8 rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn q8_0<const C: usize, const V: usize>(segment: Segment<'_>, first: usize, acc: &mut [Column]) {
+fn blocks_32<const C: usize, const V: usize, const OFFSET: i32, const SCALE: u8>(
+    segment: Segment<'_>,
+    first: usize,
+    acc: &mut [Column],
+) {
+    let lines = const { lines_32(OFFSET) };
     let mut sums = load_sums::<C, V>(first, acc);
-    let (blocks, _) = segment.weights.as_chunks::<Q8_0_LINES>();
+    let blocks = segment.weights.chunks_exact(lines);
     let mut prefetch = Prefetch::new(segment.ahead, blocks.len());
-    for (block, x) in blocks.iter().zip(segment.columns.chunks_exact(Q8_0_WORDS * C)) {
+    for (block, x) in blocks.zip(segment.columns.chunks_exact(WORDS_32 * C)) {
         prefetch.step();
-        let dots = q8_0_dots::<C, V>(block, x, first);
+        let mut dots = [[_mm256_setzero_si256(); V]; C];
+        for c in 0..C {
+            dots[c] = [start_32::<OFFSET>(x[8 * C + c]); V];
+        }
+        add_dots::<C, V, OFFSET>(&mut dots, &block[..16], &x[..8 * C], first);
         for v in 0..V {
-            let w_scale = widen_f16(&block[Q8_0_LINES - 1], first + v);
+            let w_scale = widen_scales::<SCALE>(&block[16], first + v);
             for c in 0..C {
                 let scale = _mm256_mul_ps(w_scale, _mm256_set1_ps(f32::from_bits(x[9 * C + c])));
                 sums[c][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[c][v]), scale, sums[c][v]);
+            }
+        }
+        if OFFSET == 0 {
+            for v in 0..V {
+                let minimum = widen_scales::<SCALE>(&block[lines - 1], first + v);
+                for c in 0..C {
+                    let scale = _mm256_mul_ps(minimum, _mm256_set1_ps(f32::from_bits(x[9 * C + c])));
+                    // The start value is -128 times the sum of the activations.
+                    let x_sum = _mm256_cvtepi32_ps(_mm256_set1_epi32(-(x[8 * C + c] as i32) >> 7));
+                    sums[c][v] = _mm256_fmadd_ps(x_sum, scale, sums[c][v]);
+                }
             }
         }
     }
     store_sums(&sums, first, acc);
 }
 
-/// The integer dot products of one block.
+/// `-OFFSET` times the sum of a block's activations, of which `word` is -128 times; 0 where [`add_dots`] takes signed
+/// weights.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn start_32<const OFFSET: i32>(word: u32) -> __m256i {
+    match OFFSET {
+        8 => _mm256_set1_epi32(word as i32 >> 4),
+        16 => _mm256_set1_epi32(word as i32 >> 3),
+        _ => _mm256_setzero_si256(),
+    }
+}
+
+/// Adds the integer dot products of groups of 4 k: 2 lines and C words each.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn q8_0_dots<const C: usize, const V: usize>(block: &[Line; Q8_0_LINES], x: &[u32], first: usize) -> [[__m256i; V]; C] {
+fn add_dots<const C: usize, const V: usize, const OFFSET: i32>(
+    dots: &mut [[__m256i; V]; C],
+    lines: &[Line],
+    x: &[u32],
+    first: usize,
+) {
     let ones = _mm256_set1_epi16(1);
     let sign_bit = _mm256_set1_epi8(i8::MIN);
-    let mut dots = [[_mm256_setzero_si256(); V]; C];
-    for group in 0..8 {
+    for (lines, x) in lines.chunks_exact(2).zip(x.chunks_exact(C)) {
         for v in 0..V {
             let vector = first + v;
-            let w = _mm256_xor_si256(sign_bit, load(&block[2 * group + vector / 2 % 2], vector % 2));
-            let magnitude = _mm256_abs_epi8(w);
+            let codes = load(&lines[vector / 2 % 2], vector % 2);
+            let signed = _mm256_xor_si256(sign_bit, codes);
+            let magnitude = if OFFSET == 128 { _mm256_abs_epi8(signed) } else { codes };
             for c in 0..C {
-                let x = _mm256_set1_epi32(x[group * C + c] as i32);
-                let pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
+                let x = _mm256_set1_epi32(x[c] as i32);
+                let x = if OFFSET == 128 { _mm256_sign_epi8(x, signed) } else { x };
+                let pairs = _mm256_maddubs_epi16(magnitude, x);
                 dots[c][v] = _mm256_add_epi32(dots[c][v], _mm256_madd_epi16(pairs, ones));
             }
         }
     }
-    dots
+}
+
+/// Eight of the 32 scales of a line, f16 or bf16: quarter 0 to 3.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen_scales<const SCALE: u8>(line: &Line, quarter: usize) -> __m256 {
+    if SCALE == F16 {
+        return widen_f16(line, quarter);
+    }
+    let half = load(line, quarter / 2 % 2);
+    let values =
+        if quarter.is_multiple_of(2) { _mm256_castsi256_si128(half) } else { _mm256_extracti128_si256::<1>(half) };
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(values)))
 }
 
 /// Half 0 or 1 of a line.

@@ -1,11 +1,11 @@
 //! The matmul kernels for AVX-512 (F, BW, DQ, VL, VNNI).
 //!
 //! Origin: the rows-in-lanes layout that oneDNN and others pack weights into, with the running sums of up to 12 (float)
-//! or 6 (Q8_0) activation columns in registers, each column one f32 chain per output as MM-3 demands.
+//! or 6 (integer) activation columns in registers, each column one f32 chain per output as MM-3 demands.
 //!
 //! ```text
-//! float:  for k ascending                               Q8_0:  for block of 32 k ascending
-//!           w = 2 vectors of 16 rows, widened                    dot[c] = start[c]                  -128 * sum of x
+//! float:  for k ascending                               blocks_32:  for block of 32 k ascending
+//!           w = 2 vectors of 16 rows, widened                    dot[c] = start[c]               -offset * sum of x
 //!           for c: acc[c] += w * broadcast(x[k][c])              for group of 4 k: w = 2 vectors of 16 rows x 4 bytes
 //!                                                                  for c: dot[c] += w . broadcast(4 bytes of x[c])
 //!                                              for c: acc[c] += float(dot[c]) * (dw * broadcast(dx[c]))
@@ -16,8 +16,8 @@
 //! ```
 //!
 //! 1. 32 rows a column: each broadcast feeds two instructions, which keeps the load ports below the arithmetic.
-//! 2. `vpdpbusd` multiplies unsigned by signed bytes. The weights are stored plus 128; starting from -128 · Σx takes
-//!    that out again at no cost. The sums are exact integers, so the order inside a block is free.
+//! 2. `vpdpbusd` multiplies unsigned by signed bytes. The weights are stored plus an offset; starting from -offset · Σx
+//!    takes that out again at no cost. The sums are exact integers, so the order inside a block is free.
 //! 3. The columns of a tile are interleaved word by word: one activation stream, constant offsets, no two columns that
 //!    fall into the same cache set.
 //! 4. While a segment computes from L1, the next one is prefetched into L2, a few lines every step. With several tiles
@@ -27,7 +27,7 @@
 
 use core::arch::x86_64::*;
 
-use super::panel::{Column, Line, Q8_0_LINES, Q8_0_WORDS, Segment};
+use super::panel::{Column, Line, Segment, WORDS_32, lines_32, offset};
 use super::prefetch::Prefetch;
 use super::{Isa, Path};
 use crate::quant::WeightType;
@@ -59,9 +59,16 @@ pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Col
         WeightType::F32 => accumulate_float::<F32>(segment, acc),
         WeightType::F16 => accumulate_float::<F16>(segment, acc),
         WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
-        // SAFETY: an Isa of this path was shown above, which proves the features.
-        WeightType::Q8_0 => with_columns!(acc.len(), C in [1 2 3 4 5 6], unsafe { q8_0::<C>(segment, acc) }),
+        WeightType::Q8_0 => accumulate_32::<{ offset(WeightType::Q8_0) }, F16>(segment, acc),
+        WeightType::Q4_0 => accumulate_32::<{ offset(WeightType::Q4_0) }, F16>(segment, acc),
     }
+}
+
+fn accumulate_32<const OFFSET: i32, const SCALE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
+    with_columns!(acc.len(), C in [1 2 3 4 5 6], {
+        // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
+        unsafe { blocks_32::<C, OFFSET, SCALE>(segment, acc) }
+    })
 }
 
 fn accumulate_float<const TYPE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
@@ -116,16 +123,18 @@ fn widen<const TYPE: u8>(lines: &[Line], odd: usize) -> Sums {
     }
 }
 
+/// Types with blocks of 32, expanded: codes with `OFFSET` added, or plain codes (0) and minimums.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn q8_0<const C: usize>(segment: Segment<'_>, acc: &mut [Column]) {
+fn blocks_32<const C: usize, const OFFSET: i32, const SCALE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
+    let lines = const { lines_32(OFFSET) };
     let mut sums = load_sums::<C>(acc);
-    let (blocks, _) = segment.weights.as_chunks::<Q8_0_LINES>();
+    let blocks = segment.weights.chunks_exact(lines);
     let mut prefetch = Prefetch::new(segment.ahead, blocks.len());
-    for (block, x) in blocks.iter().zip(segment.columns.chunks_exact(Q8_0_WORDS * C)) {
+    for (block, x) in blocks.zip(segment.columns.chunks_exact(WORDS_32 * C)) {
         prefetch.step();
         let mut dots = [[_mm512_setzero_si512(); 2]; C];
         for c in 0..C {
-            dots[c] = [_mm512_set1_epi32(x[8 * C + c] as i32); 2];
+            dots[c] = [start_32::<OFFSET>(x[8 * C + c]); 2];
         }
         for group in 0..8 {
             let w = [load(&block[2 * group]), load(&block[2 * group + 1])];
@@ -135,7 +144,7 @@ fn q8_0<const C: usize>(segment: Segment<'_>, acc: &mut [Column]) {
                 dots[c][1] = _mm512_dpbusd_epi32(dots[c][1], w[1], x);
             }
         }
-        let w_scale = widen_f16(&block[Q8_0_LINES - 1]);
+        let w_scale = widen_scales::<SCALE>(&block[16]);
         for c in 0..C {
             let x_scale = _mm512_set1_ps(f32::from_bits(x[9 * C + c]));
             for half in 0..2 {
@@ -143,8 +152,45 @@ fn q8_0<const C: usize>(segment: Segment<'_>, acc: &mut [Column]) {
                 sums[c][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scale, sums[c][half]);
             }
         }
+        if OFFSET == 0 {
+            let minimums = widen_scales::<SCALE>(&block[lines - 1]);
+            for c in 0..C {
+                let x_scale = _mm512_set1_ps(f32::from_bits(x[9 * C + c]));
+                // The start value is -128 times the sum of the activations. Negated as an integer: -0 is no sum.
+                let x_sum = _mm512_cvtepi32_ps(_mm512_set1_epi32(-(x[8 * C + c] as i32) >> 7));
+                for half in 0..2 {
+                    let scale = _mm512_mul_ps(minimums[half], x_scale);
+                    sums[c][half] = _mm512_fmadd_ps(x_sum, scale, sums[c][half]);
+                }
+            }
+        }
     }
     store_sums(&sums, acc);
+}
+
+/// `-OFFSET` times the sum of a block's activations, of which `word` is -128 times.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn start_32<const OFFSET: i32>(word: u32) -> __m512i {
+    let start = _mm512_set1_epi32(word as i32);
+    match OFFSET {
+        0 => _mm512_setzero_si512(),
+        8 => _mm512_srai_epi32::<4>(start),
+        16 => _mm512_srai_epi32::<3>(start),
+        _ => start,
+    }
+}
+
+/// The 32 scales of a line, f16 or bf16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn widen_scales<const SCALE: u8>(line: &Line) -> Sums {
+    if SCALE == F16 {
+        return widen_f16(line);
+    }
+    let values = load(line);
+    let halves = [_mm512_castsi512_si256(values), _mm512_extracti64x4_epi64::<1>(values)];
+    halves.map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))))
 }
 
 #[inline]

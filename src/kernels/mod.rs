@@ -6,6 +6,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod expand;
 pub mod lanes;
 pub mod panel;
 #[cfg(target_arch = "x86_64")]

@@ -12,12 +12,23 @@
 //!                         1 line    [32 rows] f16 scales
 //! ```
 //!
+//! The types with less than 8 bits stay packed in memory. Their blocks hold, for each block of the file, its code bytes
+//! by fours as `[words][32 rows][4 bytes]`, then scales. [`super::expand`] makes bytes of a stretch of them before it is
+//! multiplied:
+//!
+//! ```text
+//! as stored (Q4_0)         8 lines   [4 words][32 rows][4 bytes], two codes a byte
+//!                          1 line    [32 rows] f16 scales
+//! expanded, Blocks32      16 lines   [8 groups][32 rows][4 k] u8, the integer q + offset
+//!                          1 line    [32 rows] f16 (MXFP4: bf16) scales, then a line of minimums where there are any
+//! ```
+//!
 //! Activations come in *tiles* of up to [`tile_columns`] rows of `x`, which are columns here, interleaved so that a
 //! kernel reads one stream. `C` is the number of columns of the tile:
 //!
 //! ```text
-//! float for each k        C words   [C] f32
-//! Q8_0  for each 32 k  10·C words   [8 groups][C][4 k] i8 | [C] i32 = -128 · sum of the block | [C] f32 scale
+//! Float     for each k        C words   [C] f32
+//! Blocks32  for each 32 k  10·C words   [8 groups][C][4 k] i8 | [C] i32 = -128 · sum of the block | [C] f32 scale
 //! ```
 
 use bytemuck::{Pod, Zeroable};
@@ -29,10 +40,12 @@ use crate::quant::WeightType;
 
 /// Output rows of a panel.
 pub const PANEL_ROWS: usize = 32;
-/// Activation words of a Q8_0 block and column: 8 groups of 4 bytes, the start value, the scale.
-pub const Q8_0_WORDS: usize = 10;
-/// Lines of a Q8_0 block.
-pub const Q8_0_LINES: usize = 17;
+/// Activation words of a block of 32 and a column: 8 groups of 4 bytes, the start value, the scale.
+pub const WORDS_32: usize = 10;
+/// The longest stretch of K that is expanded at a time.
+pub const EXPANDED_K: usize = 256;
+/// Lines that [`EXPANDED_K`] elements of any type expand to at most.
+pub const EXPANDED_LINES: usize = 144;
 
 /// A cache line of packed weights.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -45,38 +58,99 @@ pub type Column = [f32; PANEL_ROWS];
 /// A stretch of one panel's K and the same stretch of one tile of activations.
 #[derive(Clone, Copy)]
 pub struct Segment<'a> {
-    /// The panel's lines.
+    /// The panel's lines, expanded.
     pub weights: &'a [Line],
     /// The tile's words.
     pub columns: &'a [u32],
-    /// Lines that are needed soon: to be prefetched while this segment computes.
+    /// Lines of the panel as stored that are needed soon: to be prefetched while this segment computes.
     pub ahead: &'a [Line],
 }
 
-/// Activation columns a kernel takes at once at most: as many as its running sums fit the AVX-512 registers.
+/// The kinds of arithmetic: each has its form of activations and its kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// f32 activations, for F32, F16 and BF16 weights.
+    Float,
+    /// Activations as blocks of 32 int8, for weights with blocks of 32.
+    Blocks32,
+}
+
+impl Form {
+    pub const ALL: [Self; 2] = [Self::Float, Self::Blocks32];
+
+    /// The form that weights of type `ty` need.
+    pub const fn of(ty: WeightType) -> Self {
+        match ty {
+            WeightType::F32 | WeightType::F16 | WeightType::BF16 => Self::Float,
+            WeightType::Q8_0 | WeightType::Q4_0 => Self::Blocks32,
+        }
+    }
+
+    /// Activation columns a kernel takes at once at most: as many as its running sums fit the AVX-512 registers.
+    pub const fn tile_columns(self) -> usize {
+        match self {
+            Self::Float => 12,
+            Self::Blocks32 => 6,
+        }
+    }
+
+    /// Activation words of a column with `k` elements, a multiple of the form's block.
+    pub const fn column_words(self, k: usize) -> usize {
+        match self {
+            Self::Float => k,
+            Self::Blocks32 => k / 32 * WORDS_32,
+        }
+    }
+}
+
+/// [`Form::tile_columns`] of the form that `ty` needs.
 pub const fn tile_columns(ty: WeightType) -> usize {
-    match ty {
-        WeightType::F32 | WeightType::F16 | WeightType::BF16 => 12,
-        WeightType::Q8_0 => 6,
-    }
+    Form::of(ty).tile_columns()
 }
 
-/// Activation words of a column with `k` elements (for Q8_0 a multiple of 32).
+/// [`Form::column_words`] of the form that `ty` needs.
 pub const fn column_words(ty: WeightType, k: usize) -> usize {
-    match ty {
-        WeightType::F32 | WeightType::F16 | WeightType::BF16 => k,
-        WeightType::Q8_0 => k / 32 * Q8_0_WORDS,
-    }
+    Form::of(ty).column_words(k)
 }
 
-/// Lines of a panel over `k` elements (for Q8_0 a multiple of 32).
+/// Lines of a panel over `k` elements, a multiple of the type's block.
 pub const fn panel_lines(ty: WeightType, k: usize) -> usize {
     match ty {
         WeightType::F32 => 2 * k,
         WeightType::F16 => k,
         WeightType::BF16 => 2 * k.div_ceil(2),
-        WeightType::Q8_0 => k / 32 * Q8_0_LINES,
+        WeightType::Q8_0 => k / 32 * 17,
+        WeightType::Q4_0 => k / 32 * 9,
     }
+}
+
+/// Whether panels of `ty` are packed more densely than the kernels read them, so that they go through
+/// [`super::expand`].
+pub const fn is_packed(ty: WeightType) -> bool {
+    !matches!(ty, WeightType::F32 | WeightType::F16 | WeightType::BF16 | WeightType::Q8_0)
+}
+
+/// Lines of `k` elements of a panel as the kernels read them.
+pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
+    match Form::of(ty) {
+        Form::Float => panel_lines(ty, k),
+        Form::Blocks32 => k / 32 * lines_32(offset(ty)),
+    }
+}
+
+/// What the kernels find added to the integers `q` of an integer type, to make them unsigned. The types with 0 have
+/// minimums instead.
+pub const fn offset(ty: WeightType) -> i32 {
+    match ty {
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => 0,
+        WeightType::Q8_0 => 128,
+        WeightType::Q4_0 => 8,
+    }
+}
+
+/// Lines of an expanded block of 32: codes, scales and, with offset 0, minimums.
+pub const fn lines_32(offset: i32) -> usize {
+    17 + (offset == 0) as usize
 }
 
 /// Adds the products of `segment`, which covers `k` elements, to the running sums `acc`: `[C][32]`, C the tile's
@@ -89,7 +163,7 @@ pub const fn panel_lines(ty: WeightType, k: usize) -> usize {
 /// If the lengths do not fit each other.
 pub fn accumulate(isa: Isa, ty: WeightType, k: usize, segment: Segment<'_>, acc: &mut [Column]) {
     assert!((1..=tile_columns(ty)).contains(&acc.len()), "{} columns in a {ty} tile", acc.len());
-    assert_eq!(segment.weights.len(), panel_lines(ty, k), "lines of {k} elements of {ty}");
+    assert_eq!(segment.weights.len(), expanded_lines(ty, k), "lines of {k} elements of {ty}");
     assert_eq!(segment.columns.len(), column_words(ty, k) * acc.len(), "words of {} columns", acc.len());
     match isa.path() {
         Path::Scalar => scalar::accumulate(ty, segment, acc),

@@ -15,7 +15,7 @@
 //!    never changes a rounding.
 #![allow(unsafe_code)]
 
-use super::panel::Q8_0_WORDS;
+use super::panel::WORDS_32;
 use super::{Isa, Path};
 
 /// Bit pattern of infinity: magnitudes from here on are not finite.
@@ -34,7 +34,7 @@ struct Block {
 /// If `k` is not a positive multiple of 32 or the lengths do not fit.
 pub fn quantize_tile(isa: Isa, x: &[f32], k: usize, words: &mut [u32]) {
     assert!(k > 0 && k.is_multiple_of(32) && x.len().is_multiple_of(k), "{} activations in rows of {k}", x.len());
-    assert_eq!(words.len(), x.len() / 32 * Q8_0_WORDS, "words of {} activations", x.len());
+    assert_eq!(words.len(), x.len() / 32 * WORDS_32, "words of {} activations", x.len());
     match isa.path() {
         Path::Scalar => quantize_rows(x, k, words),
         // SAFETY: holding an Isa of this path proves the features it is compiled with.
@@ -65,7 +65,7 @@ fn quantize_rows(x: &[f32], k: usize, words: &mut [u32]) {
     let columns = x.len() / k;
     for (c, row) in x.chunks_exact(k).enumerate() {
         let (blocks, _) = row.as_chunks::<32>();
-        for (block, words) in blocks.iter().zip(words.chunks_exact_mut(Q8_0_WORDS * columns)) {
+        for (block, words) in blocks.iter().zip(words.chunks_exact_mut(WORDS_32 * columns)) {
             let block = quantize_block(block);
             let (quads, _) = block.bytes.as_chunks::<4>();
             for (group, quad) in quads.iter().enumerate() {

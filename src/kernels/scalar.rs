@@ -12,14 +12,18 @@
 
 use half::{bf16, f16};
 
-use super::panel::{Column, Line, PANEL_ROWS, Q8_0_LINES, Q8_0_WORDS, Segment};
+use super::panel::{Column, Form, Line, PANEL_ROWS, Segment, WORDS_32, lines_32, offset};
 use crate::quant::WeightType;
 
 /// See [`super::panel::accumulate`], which checked the lengths.
 pub fn accumulate(ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
-    if ty == WeightType::Q8_0 {
-        return accumulate_q8_0(segment, acc);
+    match Form::of(ty) {
+        Form::Float => accumulate_float(ty, segment, acc),
+        Form::Blocks32 => accumulate_32(ty, segment, acc),
     }
+}
+
+fn accumulate_float(ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
     let columns = acc.len();
     for (k, x) in segment.columns.chunks_exact(columns).enumerate() {
         let w = float_weights(ty, segment.weights, k);
@@ -46,30 +50,40 @@ pub fn float_weights(ty: WeightType, lines: &[Line], k: usize) -> Column {
             let w = &bytemuck::cast_slice::<Line, u16>(lines)[k / 2 * 2 * PANEL_ROWS..];
             std::array::from_fn(|r| bf16::from_bits(w[2 * r + k % 2]).to_f32())
         }
-        WeightType::Q8_0 => unreachable!("Q8_0 has no weight without its block"),
+        ty => unreachable!("{ty} has no weight without its block"),
     }
 }
 
-fn accumulate_q8_0(segment: Segment<'_>, acc: &mut [Column]) {
-    let columns = acc.len();
-    let blocks = segment.weights.chunks_exact(Q8_0_LINES).zip(segment.columns.chunks_exact(Q8_0_WORDS * columns));
+fn accumulate_32(ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
+    let (columns, offset) = (acc.len(), offset(ty));
+    let blocks = segment.weights.chunks_exact(lines_32(offset)).zip(segment.columns.chunks_exact(WORDS_32 * columns));
     for (lines, words) in blocks {
-        let (quads, scales) = lines.split_at(Q8_0_LINES - 1);
+        let (quads, scales) = lines.split_at(16);
         let quads: &[[u8; 4]] = bytemuck::cast_slice(quads);
-        let scales: &[u16] = bytemuck::cast_slice(scales);
         for (c, sums) in acc.iter_mut().enumerate() {
             let x_scale = f32::from_bits(words[9 * columns + c]);
             for (r, sum) in sums.iter_mut().enumerate() {
                 let mut dot = 0i32;
                 for group in 0..8 {
-                    let x = words[group * columns + c].to_le_bytes();
-                    for (w, x) in quads[group * PANEL_ROWS + r].iter().zip(x) {
-                        dot += (i32::from(*w) - 128) * i32::from(x as i8);
-                    }
+                    dot += dot_of_4(quads[group * PANEL_ROWS + r], offset, words[group * columns + c]);
                 }
-                let scale = f16::from_bits(scales[r]).to_f32() * x_scale;
-                *sum = (dot as f32).mul_add(scale, *sum);
+                *sum = (dot as f32).mul_add(scale_of(ty, &scales[0], r) * x_scale, *sum);
+                if let Some(minimums) = scales.get(1) {
+                    let x_sum = (words[8 * columns + c] as i32 / -128) as f32;
+                    *sum = x_sum.mul_add(scale_of(ty, minimums, r) * x_scale, *sum);
+                }
             }
         }
     }
+}
+
+/// Four integers, `offset` taken out, times four bytes of activations.
+fn dot_of_4(codes: [u8; 4], offset: i32, x: u32) -> i32 {
+    codes.iter().zip(x.to_le_bytes()).map(|(code, x)| (i32::from(*code) - offset) * i32::from(x as i8)).sum()
+}
+
+/// Number `row` of a line of scales or minimums.
+pub fn scale_of(_ty: WeightType, line: &Line, row: usize) -> f32 {
+    let bits = bytemuck::cast_slice::<Line, u16>(std::slice::from_ref(line))[row];
+    f16::from_bits(bits).to_f32()
 }

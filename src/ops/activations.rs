@@ -3,14 +3,14 @@
 use std::ops::Range;
 
 use super::Ctx;
-use crate::kernels::panel::{column_words, tile_columns};
+use crate::kernels::panel::Form;
 use crate::kernels::quantize::quantize_tile;
 use crate::quant::WeightType;
 
 /// A workspace for one matmul input: prepared once, read by every matrix that multiplies the same activations.
 ///
-/// Rows of activations are dealt out evenly to tiles of at most [`tile_columns`]; [`crate::kernels::panel`] draws a
-/// tile.
+/// Rows of activations are dealt out evenly to tiles of at most [`Form::tile_columns`]; [`crate::kernels::panel`] draws
+/// a tile.
 pub struct Activations {
     max_rows: usize,
     max_k: usize,
@@ -22,26 +22,8 @@ pub struct Activations {
     form: Form,
 }
 
-/// The forms activations take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// As they are, for F32, F16 and BF16 weights.
-    Float,
-    /// Blocks of int8, for Q8_0 weights.
-    Int8,
-}
-
-impl From<WeightType> for Form {
-    fn from(ty: WeightType) -> Self {
-        match ty {
-            WeightType::F32 | WeightType::F16 | WeightType::BF16 => Self::Float,
-            WeightType::Q8_0 => Self::Int8,
-        }
-    }
-}
-
 impl Activations {
-    /// Room for `[max_rows, max_k]` activations of either form. The only allocation.
+    /// Room for `[max_rows, max_k]` activations of any form. The only allocation.
     pub fn new(max_rows: usize, max_k: usize) -> Self {
         let words = vec![0; Self::words(max_rows, max_k)];
         Self { max_rows, max_k, words, tile_stride: 0, rows: 0, k: 0, form: Form::Float }
@@ -54,8 +36,7 @@ impl Activations {
 
     fn words(max_rows: usize, max_k: usize) -> usize {
         // Tiles of unequal size are placed as if all had the size of the largest: never more than whole tiles need.
-        let columns = |ty| max_rows.next_multiple_of(tile_columns(ty));
-        let words = [WeightType::F32, WeightType::Q8_0].map(|ty| columns(ty) * column_words(ty, max_k));
+        let words = Form::ALL.map(|form| max_rows.next_multiple_of(form.tile_columns()) * form.column_words(max_k));
         words.into_iter().max().unwrap_or(0)
     }
 
@@ -67,20 +48,20 @@ impl Activations {
         assert_eq!(x.len(), m * k, "activations of [{m}, {k}]");
         assert!(m <= self.max_rows && k <= self.max_k, "[{m}, {k}] in [{}, {}]", self.max_rows, self.max_k);
         assert!(k > 0 && k.is_multiple_of(ty.block_len()), "rows of {k} for {ty}");
-        (self.rows, self.k, self.form) = (m, k, ty.into());
+        (self.rows, self.k, self.form) = (m, k, Form::of(ty));
         let tiles = self.tiles();
-        self.tile_stride = m.div_ceil(tiles.max(1)) * column_words(ty, k);
+        self.tile_stride = m.div_ceil(tiles.max(1)) * self.form.column_words(k);
         if tiles == 0 {
             return;
         }
         let (form, words) = (self.form, &mut self.words[..tiles * self.tile_stride]);
         ctx.pool.run_chunks(words, self.tile_stride, |tile, words| {
             let rows = tile_rows(tile, tiles, m);
-            let words = &mut words[..rows.len() * column_words(ty, k)];
+            let words = &mut words[..rows.len() * form.column_words(k)];
             let x = &x[rows.start * k..rows.end * k];
             match form {
                 Form::Float => interleave(x, k, words),
-                Form::Int8 => quantize_tile(ctx.isa, x, k, words),
+                Form::Blocks32 => quantize_tile(ctx.isa, x, k, words),
             }
         });
     }
@@ -102,12 +83,12 @@ impl Activations {
 
     /// Whether the activations are in the form that weights of type `ty` need.
     pub fn fits(&self, ty: WeightType) -> bool {
-        self.form == ty.into()
+        self.form == Form::of(ty)
     }
 
     /// Number of tiles.
     pub(super) fn tiles(&self) -> usize {
-        self.rows.div_ceil(self.tile_columns())
+        self.rows.div_ceil(self.form.tile_columns())
     }
 
     /// The rows of `x` that tile `tile` holds.
@@ -118,13 +99,6 @@ impl Activations {
     /// The words of tile `tile`, from the beginning of K.
     pub(super) fn tile_words(&self, tile: usize) -> &[u32] {
         &self.words[tile * self.tile_stride..][..self.tile_stride]
-    }
-
-    fn tile_columns(&self) -> usize {
-        tile_columns(match self.form {
-            Form::Float => WeightType::F32,
-            Form::Int8 => WeightType::Q8_0,
-        })
     }
 }
 

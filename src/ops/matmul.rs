@@ -4,8 +4,8 @@
 //! for each unit: a group of panels, claimed by a worker            out [M, N]
 //!   for each panel: 32 columns of out                              +-----+-----+-- - -
 //!     for each batch of tiles (48 rows)                            |panel|panel|
-//!       for each segment of K, ascending      8 KB of weights      |     |     |
-//!         for each tile of rows               from L1              |  M  |  M  |
+//!       for each segment of K, ascending      8 KB of weights,     |     |     |
+//!         for each tile of rows               expanded, from L1    |  M  |  M  |
 //!           accumulate                                             +-----+-----+-- - -
 //! ```
 //! Weights come from memory once, whatever M; from L2 once for every 48 rows; from L1 once for every tile.
@@ -19,7 +19,11 @@ use super::activations::Activations;
 use super::disjoint::Tile;
 use super::packed_matrix::PackedMatrix;
 use crate::kernels::Isa;
-use crate::kernels::panel::{Column, Line, PANEL_ROWS, Segment, accumulate, column_words, panel_lines};
+use crate::kernels::expand::expand;
+use crate::kernels::panel::{
+    Column, EXPANDED_K, EXPANDED_LINES, Line, PANEL_ROWS, Segment, accumulate, column_words, expanded_lines, is_packed,
+    panel_lines,
+};
 use crate::quant::WeightType;
 
 /// Rows of activations whose running sums are kept at a time: 6 KB, beside a segment of weights in L1.
@@ -29,7 +33,7 @@ const BATCH_ROWS: usize = 48;
 const UNITS_PER_WORKER: usize = 8;
 
 /// `out[m][n] = sum over k of weights[n][k] * x[m][k]`: `x` is `[M, K]`, `out` is `[M, N]`. `specs/numerics.md` MM-1 to
-/// MM-6.
+/// MM-10.
 ///
 /// # Panics
 /// If `x` was prepared for another K or another kind of type than `weights` has, or `out` is not `M * N` long.
@@ -50,6 +54,7 @@ pub fn matmul(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &mut 
 /// The panels of one unit.
 fn unit(isa: Isa, weights: &PackedMatrix, x: &Activations, out: &mut Tile<'_>) {
     let mut sums = [[0.0; PANEL_ROWS]; BATCH_ROWS];
+    let mut expanded = [Line([0; 64]); EXPANDED_LINES];
     let columns = out.cols.clone();
     for start in columns.clone().step_by(PANEL_ROWS) {
         let panel = Panel { isa, ty: weights.ty(), k: weights.k(), lines: weights.panel(start / PANEL_ROWS) };
@@ -62,7 +67,7 @@ fn unit(isa: Isa, weights: &PackedMatrix, x: &Activations, out: &mut Tile<'_>) {
             let rows = first_row..x.tile_rows(end_tile - 1).end;
             let sums = &mut sums[..rows.len()];
             sums.fill([0.0; PANEL_ROWS]);
-            panel.multiply(x, first_tile..end_tile, sums);
+            panel.multiply(x, first_tile..end_tile, &mut expanded, sums);
             for (row, sums) in rows.zip(sums) {
                 out.row_mut(row)[offset..offset + width].copy_from_slice(&sums[..width]);
             }
@@ -91,8 +96,14 @@ struct Panel<'a> {
 }
 
 impl Panel<'_> {
-    /// Adds the products with the rows of `tiles` to `sums`: `[rows][32]`.
-    fn multiply(&self, x: &Activations, tiles: std::ops::Range<usize>, sums: &mut [Column]) {
+    /// Adds the products with the rows of `tiles` to `sums`: `[rows][32]`. `expanded` is scratch.
+    fn multiply(
+        &self,
+        x: &Activations,
+        tiles: std::ops::Range<usize>,
+        expanded: &mut [Line; EXPANDED_LINES],
+        sums: &mut [Column],
+    ) {
         let (lines, following) = self.lines;
         let segment_k = segment_elements(self.ty);
         for start in (0..self.k).step_by(segment_k) {
@@ -100,17 +111,20 @@ impl Panel<'_> {
             let (begin, stop) = (panel_lines(self.ty, start), panel_lines(self.ty, end));
             let next = if stop < lines.len() { &lines[stop..] } else { following };
             let mut ahead = next[..next.len().min(stop - begin)].chunks((stop - begin).div_ceil(tiles.len()));
+            let mut weights = &lines[begin..stop];
+            if is_packed(self.ty) {
+                let expanded = &mut expanded[..expanded_lines(self.ty, end - start)];
+                expand(self.isa, self.ty, end - start, weights, expanded);
+                weights = expanded;
+            }
             let mut rest = &mut *sums;
             for tile in tiles.clone() {
                 let columns = x.tile_rows(tile).len();
                 let (tile_sums, others) = rest.split_at_mut(columns);
                 rest = others;
                 let words = column_words(self.ty, start) * columns..column_words(self.ty, end) * columns;
-                let segment = Segment {
-                    weights: &lines[begin..stop],
-                    columns: &x.tile_words(tile)[words],
-                    ahead: ahead.next().unwrap_or_default(),
-                };
+                let segment =
+                    Segment { weights, columns: &x.tile_words(tile)[words], ahead: ahead.next().unwrap_or_default() };
                 accumulate(self.isa, self.ty, end - start, segment, tile_sums);
             }
         }
@@ -123,6 +137,6 @@ const fn segment_elements(ty: WeightType) -> usize {
     match ty {
         WeightType::F32 => 64,
         WeightType::F16 | WeightType::BF16 => 128,
-        WeightType::Q8_0 => 256,
+        _ => EXPANDED_K,
     }
 }

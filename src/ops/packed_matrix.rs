@@ -2,14 +2,21 @@
 //!
 //! Packing happens once, at load. [`crate::kernels::panel`] draws the layout.
 
+mod pack;
 #[cfg(test)]
 mod tests;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::kernels::panel::{Line, PANEL_ROWS, Q8_0_LINES, panel_lines};
+use crate::kernels::Isa;
+use crate::kernels::expand::expand;
+use crate::kernels::panel::{
+    EXPANDED_K, EXPANDED_LINES, Form, Line, PANEL_ROWS, expanded_lines, is_packed, lines_32, offset, panel_lines,
+};
+use crate::kernels::scalar::scale_of;
 use crate::quant::WeightType;
+use pack::pack_panel;
 
 /// A weight matrix `[N, K]`, packed. The last panel is padded with rows of zero.
 pub struct PackedMatrix {
@@ -89,7 +96,7 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// If `row >= N` or `out` is not K long.
-    pub fn dequantize_row(&self, row: usize, out: &mut [f32]) {
+    pub fn dequantize_row(&self, isa: Isa, row: usize, out: &mut [f32]) {
         assert!(row < self.n, "row {row} of {}", self.n);
         assert_eq!(out.len(), self.k, "elements of a row");
         let (lines, _) = self.panel(row / PANEL_ROWS);
@@ -109,78 +116,43 @@ impl PackedMatrix {
                     out.iter_mut().zip(pair[lane]).for_each(|(out, bits)| *out = bf16::from_bits(bits).to_f32());
                 }
             }
-            WeightType::Q8_0 => {
-                for (out, block) in out.chunks_mut(32).zip(lines.chunks_exact(Q8_0_LINES)) {
-                    dequantize_q8_0(block, lane, out);
-                }
+            _ => self.dequantize_blocks(isa, lines, lane, out),
+        }
+    }
+
+    /// Of an integer type, by way of the expanded form: all 32 rows of the panel are expanded for one of them, which
+    /// reads no more lines of memory than that one would.
+    fn dequantize_blocks(&self, isa: Isa, lines: &[Line], lane: usize, out: &mut [f32]) {
+        let mut scratch = [Line([0; 64]); EXPANDED_LINES];
+        for (out, lines) in out.chunks_mut(EXPANDED_K).zip(lines.chunks(panel_lines(self.ty, EXPANDED_K))) {
+            let mut expanded = lines;
+            if is_packed(self.ty) {
+                let scratch = &mut scratch[..expanded_lines(self.ty, out.len())];
+                expand(isa, self.ty, out.len(), lines, scratch);
+                expanded = scratch;
+            }
+            match Form::of(self.ty) {
+                Form::Float => unreachable!("{} has no blocks", self.ty),
+                Form::Blocks32 => dequantize_32(self.ty, expanded, lane, out),
             }
         }
     }
 }
 
-fn dequantize_q8_0(block: &[Line], lane: usize, out: &mut [f32]) {
-    let (quads, scales) = block.split_at(Q8_0_LINES - 1);
+fn dequantize_32(ty: WeightType, lines: &[Line], lane: usize, out: &mut [f32]) {
+    let blocks = lines.chunks_exact(lines_32(offset(ty)));
+    for (out, block) in out.as_chunks_mut::<32>().0.iter_mut().zip(blocks) {
+        let scale = scale_of(ty, &block[16], lane);
+        let minimum = block.get(17).map_or(0.0, |minimums| scale_of(ty, minimums, lane));
+        for (out, q) in out.iter_mut().zip(integers(ty, &block[..16], lane)) {
+            // The product is exact, so that a fused sum would be the same.
+            *out = q * scale + minimum;
+        }
+    }
+}
+
+/// The integers that the codes of one row stand for.
+fn integers(ty: WeightType, quads: &[Line], lane: usize) -> impl Iterator<Item = f32> {
     let quads: &[[u8; 4]] = bytemuck::cast_slice(quads);
-    let scales: &[u16] = bytemuck::cast_slice(scales);
-    let scale = f16::from_bits(scales[lane]).to_f32();
-    for (out, quads) in out.chunks_mut(4).zip(quads.chunks_exact(PANEL_ROWS)) {
-        for (out, byte) in out.iter_mut().zip(quads[lane]) {
-            *out = (f32::from(byte) - 128.0) * scale;
-        }
-    }
-}
-
-/// Packs up to 32 rows into the zeroed lines of a panel.
-fn pack_panel(ty: WeightType, k: usize, rows: &[u8], panel: &mut [Line]) {
-    match ty {
-        WeightType::F32 => pack_elements::<4>(k, rows, bytemuck::cast_slice_mut(panel), |k| k * PANEL_ROWS, 1),
-        WeightType::F16 => pack_elements::<2>(k, rows, bytemuck::cast_slice_mut(panel), |k| k * PANEL_ROWS, 1),
-        WeightType::BF16 => {
-            let place = |k: usize| k / 2 * 2 * PANEL_ROWS + k % 2;
-            pack_elements::<2>(k, rows, bytemuck::cast_slice_mut(panel), place, 2);
-        }
-        WeightType::Q8_0 => pack_q8_0(k, rows, panel),
-    }
-}
-
-/// Packs elements of B bytes: row 0 of `k` goes to `place(k)`, each further row `row_step` elements on.
-fn pack_elements<const B: usize>(
-    k: usize,
-    rows: &[u8],
-    panel: &mut [[u8; B]],
-    place: impl Fn(usize) -> usize,
-    row_step: usize,
-) {
-    // A cache line of each row at a time: 32 rows a power of two apart would evict each other before the second
-    // element.
-    let run = 64 / B;
-    let (elements, _) = rows.as_chunks::<B>();
-    for start in (0..k).step_by(run) {
-        for (r, row) in elements.chunks_exact(k).enumerate() {
-            for (i, element) in row[start..].iter().take(run).enumerate() {
-                panel[place(start + i) + r * row_step] = *element;
-            }
-        }
-    }
-}
-
-fn pack_q8_0(k: usize, rows: &[u8], panel: &mut [Line]) {
-    let blocks = k / 32;
-    let (raw, _) = rows.as_chunks::<34>();
-    for (b, lines) in panel.chunks_exact_mut(Q8_0_LINES).enumerate() {
-        let (quads, scales) = lines.split_at_mut(Q8_0_LINES - 1);
-        // Zero weights for the rows that are missing.
-        quads.fill(Line([128; 64]));
-        let quads: &mut [[u8; 4]] = bytemuck::cast_slice_mut(quads);
-        let scales: &mut [[u8; 2]] = bytemuck::cast_slice_mut(scales);
-        for (r, row) in raw.chunks_exact(blocks).enumerate() {
-            let (scale, weights) = row[b].split_at(2);
-            scales[r].copy_from_slice(scale);
-            let (groups, _) = weights.as_chunks::<4>();
-            for (group, quad) in groups.iter().enumerate() {
-                // The signed byte plus 128.
-                quads[group * PANEL_ROWS + r] = quad.map(|byte| byte ^ 0x80);
-            }
-        }
-    }
+    quads.chunks_exact(PANEL_ROWS).flat_map(move |rows| rows[lane].map(|code| (i32::from(code) - offset(ty)) as f32))
 }

@@ -4,14 +4,17 @@
 use super::tests::TestRng;
 use crate::quant::WeightType;
 
-pub const TYPES: [WeightType; 4] = [WeightType::F32, WeightType::F16, WeightType::BF16, WeightType::Q8_0];
+/// The types of blocks.
+pub fn integer_types() -> impl Iterator<Item = WeightType> {
+    WeightType::ALL.into_iter().filter(|ty| ty.block_len() > 1)
+}
 
 /// How wild the values of a test are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Range {
     /// Near 1, as in a model.
     Plain,
-    /// All magnitudes, zeros, subnormals, for Q8_0 every byte and scale; finite.
+    /// All magnitudes, zeros, subnormals, for integer types every byte and scale; finite.
     Wild,
 }
 
@@ -23,17 +26,29 @@ pub fn random_tensor(random: &mut TestRng, range: Range, ty: WeightType, n: usiz
             WeightType::F32 => raw.extend(random_f32(random, range).to_le_bytes()),
             WeightType::F16 => raw.extend(random_f16_bits(random, range).to_le_bytes()),
             WeightType::BF16 => raw.extend(((random_f32(random, range).to_bits() >> 16) as u16).to_le_bytes()),
-            WeightType::Q8_0 => {
-                raw.extend(random_f16_bits(random, range).to_le_bytes());
-                let extreme = below(random, 4) == 0;
-                raw.extend(
-                    (0..32)
-                        .map(|_| if extreme { [0x80, 0x7f][below(random, 2) as usize] } else { random.next() as u8 }),
-                );
-            }
+            _ => raw.extend(random_block(random, range, ty)),
         }
     }
     raw
+}
+
+/// A block of an integer type: any bytes, at times only the extreme ones.
+fn random_block(random: &mut TestRng, range: Range, ty: WeightType) -> Vec<u8> {
+    let extreme = below(random, 4) == 0;
+    let mut byte = || if extreme { [0x00, 0xff, 0x80, 0x7f][below(random, 4) as usize] } else { random.next() as u8 };
+    let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| byte()).collect();
+    for at in f16_places(ty) {
+        block[*at..][..2].copy_from_slice(&random_f16_bits(random, range).to_le_bytes());
+    }
+    block
+}
+
+/// Where the f16 numbers of a block stand: d, then m or dmin.
+fn f16_places(ty: WeightType) -> &'static [usize] {
+    match ty {
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => &[],
+        WeightType::Q8_0 | WeightType::Q4_0 => &[0],
+    }
 }
 
 /// `[m, k]` activations. Wild ones come in stretches of 32 of like magnitude, some of them zero.
@@ -96,28 +111,95 @@ pub fn f16_value(bits: u16) -> f64 {
     if sign == 1 { -magnitude } else { magnitude }
 }
 
-/// Weights `[n * k]` of a float type, or the bytes of Q8_0 without their scales.
-pub fn decode_elements(ty: WeightType, raw: &[u8]) -> Vec<f32> {
+/// A block of an integer type by its definition: element `i` is `d * scales[j] * q[i] + m * minimums[j]`, `j` its
+/// sub-block.
+pub struct Block {
+    pub d: f32,
+    /// m of blocks of 32; -dmin of super-blocks; 0 where there is none.
+    pub m: f32,
+    pub q: Vec<i32>,
+    /// Of each sub-block; 1 in blocks of 32.
+    pub scales: Vec<i32>,
+    /// Of each sub-block; 1 in blocks of 32. Empty where the type has none.
+    pub minimums: Vec<i32>,
+}
+
+impl Block {
+    /// Elements of a sub-block.
+    pub fn sub_len(&self) -> usize {
+        self.q.len() / self.scales.len()
+    }
+
+    /// The weights, exact: every f16 is a multiple of 2^-24 below 2^16, so that nothing rounds in f64.
+    pub fn weights(&self) -> impl Iterator<Item = f64> {
+        self.q.iter().enumerate().map(|(i, q)| {
+            let j = i / self.sub_len();
+            let minimum = self.minimums.get(j).map_or(0.0, |minimum| f64::from(self.m) * f64::from(*minimum));
+            f64::from(self.d) * f64::from(self.scales[j]) * f64::from(*q) + minimum
+        })
+    }
+
+    /// The magnitudes of the two parts of each weight together.
+    pub fn magnitudes(&self) -> impl Iterator<Item = f64> {
+        self.q.iter().enumerate().map(|(i, q)| {
+            let j = i / self.sub_len();
+            let minimum = self.minimums.get(j).map_or(0.0, |minimum| f64::from(self.m) * f64::from(*minimum));
+            (f64::from(self.d) * f64::from(self.scales[j]) * f64::from(*q)).abs() + minimum.abs()
+        })
+    }
+}
+
+/// The blocks of rows of an integer type.
+pub fn decode_blocks(ty: WeightType, raw: &[u8]) -> Vec<Block> {
+    raw.chunks(ty.block_bytes()).map(|bytes| decode_block(ty, bytes)).collect()
+}
+
+fn decode_block(ty: WeightType, bytes: &[u8]) -> Block {
+    let f16s: Vec<f32> =
+        f16_places(ty).iter().map(|&at| f16_value(u16::from_le_bytes([bytes[at], bytes[at + 1]])) as f32).collect();
+    let q = (0..ty.block_len()).map(|i| integer(ty, bytes, i)).collect();
+    Block { d: f16s[0], m: f16s.get(1).copied().unwrap_or(0.0), q, scales: vec![1], minimums: Vec::new() }
+}
+
+/// Element `i` of a block without its scales.
+fn integer(ty: WeightType, b: &[u8], i: usize) -> i32 {
+    // A 4-bit code in blocks of 32: bytes from `at` on, the second 16 in the high halves.
+    let nibble = |at: usize| i32::from(b[at + i % 16] >> (4 * (i / 16)) & 15);
+    match ty {
+        WeightType::Q8_0 => i32::from(b[2 + i] as i8),
+        WeightType::Q4_0 => nibble(2) - 8,
+        _ => unreachable!("{ty} has no blocks"),
+    }
+}
+
+/// Weights `[n * k]`, rounded once.
+pub fn decode(ty: WeightType, raw: &[u8]) -> Vec<f32> {
     match ty {
         WeightType::F32 => raw.chunks(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         WeightType::F16 => raw.chunks(2).map(|b| f16_value(u16::from_le_bytes([b[0], b[1]])) as f32).collect(),
         WeightType::BF16 => raw.chunks(2).map(|b| f32::from_le_bytes([0, 0, b[0], b[1]])).collect(),
-        WeightType::Q8_0 => raw.chunks(34).flat_map(|b| b[2..].iter().map(|&q| f32::from(q as i8))).collect(),
+        _ => {
+            let blocks = decode_blocks(ty, raw);
+            blocks.iter().flat_map(|block| block.weights().map(|w| w as f32).collect::<Vec<_>>()).collect()
+        }
     }
 }
 
-/// The scales of Q8_0 rows, one for each 32 weights.
-pub fn decode_scales(raw: &[u8]) -> Vec<f32> {
-    raw.chunks(34).map(|b| f16_value(u16::from_le_bytes([b[0], b[1]])) as f32).collect()
-}
-
-/// Weights `[n * k]`, scaled.
-pub fn decode(ty: WeightType, raw: &[u8]) -> Vec<f32> {
-    let mut weights = decode_elements(ty, raw);
-    if ty == WeightType::Q8_0 {
-        weights.chunks_mut(32).zip(decode_scales(raw)).for_each(|(w, d)| w.iter_mut().for_each(|w| *w *= d));
-    }
-    weights
+/// The lines of `tests/blocks/TYPE.txt`: blocks, and their weights as llama.cpp's `gguf` package decodes them.
+pub fn golden_blocks(ty: WeightType) -> Vec<(Vec<u8>, Vec<f32>)> {
+    let name = ty.to_string().to_lowercase();
+    let path = format!("{}/tests/blocks/{name}.txt", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let bytes = |hex: &str| -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")).collect()
+    };
+    let lines = text.lines().map(|line| {
+        let (block, weights) = line.split_once(' ').expect("two columns");
+        let weights = bytes(weights);
+        let weights = weights.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        (bytes(block), weights)
+    });
+    lines.collect()
 }
 
 /// Uniform in `0 .. end`.

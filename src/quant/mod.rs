@@ -1,7 +1,9 @@
 //! Block formats of GGUF weights: sizes, and scalar conversion to and from f32.
 
 mod float;
+pub mod q4_0;
 pub mod q8_0;
+mod rounding;
 
 use std::fmt;
 
@@ -12,14 +14,18 @@ pub enum WeightType {
     F16,
     BF16,
     Q8_0,
+    Q4_0,
 }
 
 impl WeightType {
+    /// Every type, in the order of the declaration.
+    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0];
+
     /// Elements of one block: the row length is a multiple of it.
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 => 32,
+            Self::Q8_0 | Self::Q4_0 => 32,
         }
     }
 
@@ -28,7 +34,8 @@ impl WeightType {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
-            Self::Q8_0 => 34,
+            Self::Q8_0 => q8_0::BLOCK_BYTES,
+            Self::Q4_0 => q4_0::BLOCK_BYTES,
         }
     }
 
@@ -48,11 +55,12 @@ impl fmt::Display for WeightType {
             Self::F16 => "F16",
             Self::BF16 => "BF16",
             Self::Q8_0 => "Q8_0",
+            Self::Q4_0 => "Q4_0",
         })
     }
 }
 
-/// Widens one row (or any whole number of blocks) to f32; exact for the float types.
+/// Widens one row (or any whole number of blocks) to f32: the exact value of each weight, rounded once.
 ///
 /// # Panics
 /// `bytes` does not hold exactly `out.len()` elements of type `ty`.
@@ -63,6 +71,7 @@ pub fn dequantize_row(ty: WeightType, bytes: &[u8], out: &mut [f32]) {
         WeightType::F16 => float::dequantize_f16(bytes, out),
         WeightType::BF16 => float::dequantize_bf16(bytes, out),
         WeightType::Q8_0 => q8_0::dequantize(bytes, out),
+        WeightType::Q4_0 => q4_0::dequantize(bytes, out),
     }
 }
 
@@ -77,6 +86,7 @@ pub fn quantize_row(ty: WeightType, x: &[f32], out: &mut Vec<u8>) {
         WeightType::F16 => float::quantize_f16(x, out),
         WeightType::BF16 => float::quantize_bf16(x, out),
         WeightType::Q8_0 => q8_0::quantize(x, out),
+        WeightType::Q4_0 => q4_0::quantize(x, out),
     }
 }
 

@@ -7,9 +7,6 @@ pub const BLOCK_LEN: usize = 32;
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 2 + BLOCK_LEN;
 
-const _: () = assert!(super::WeightType::Q8_0.block_len() == BLOCK_LEN);
-const _: () = assert!(super::WeightType::Q8_0.block_bytes() == BLOCK_BYTES);
-
 pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {
     for (block, xs) in bytes.as_chunks::<BLOCK_BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK_LEN>().0) {
         let [d0, d1, q @ ..] = block;

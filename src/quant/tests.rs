@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::test_weights::{decode, golden_blocks, integer_types};
 use proptest::prelude::*;
 
 fn round_trip(ty: WeightType, x: &[f32]) -> Vec<f32> {
@@ -57,6 +58,22 @@ fn q8_0_of_zeros_and_of_what_is_no_number() {
         let out = round_trip(WeightType::Q8_0, &x);
         assert!(out[..32].iter().all(|v| (v - 1.0).abs() < 1e-3), "the other block is untouched");
         assert!(out[32..].iter().all(|v| v.is_nan()), "{odd}");
+    }
+}
+
+/// Blocks of every pattern of bits, as llama.cpp's `gguf` package decodes them, by this module and by the definition that
+/// the tests of the kernels go by.
+#[test]
+fn blocks_decode_as_the_gguf_package_does() {
+    for ty in integer_types() {
+        let blocks = golden_blocks(ty);
+        assert!(blocks.len() >= 6);
+        for (i, (block, expected)) in blocks.iter().enumerate() {
+            let mut found = vec![f32::NAN; expected.len()];
+            dequantize_row(ty, block, &mut found);
+            assert_eq!(&found, expected, "{ty} block {i}");
+            assert_eq!(&decode(ty, block), expected, "{ty} block {i} by the definition");
+        }
     }
 }
 

@@ -109,7 +109,7 @@ fn edits_change_what_they_name() {
         .with_key("llama.context_length", Value::Str("long".into()))
         .with_tensor_removed("output.weight")
         .with_tensor_dims("output_norm.weight", &[32, 2])
-        .with_tensor_type("blk.0.attn_q.weight", 2)
+        .with_tensor_type("blk.0.attn_q.weight", 9)
         .with_tensor_data("blk.0.attn_norm.weight", &[0xff; 256])
         .with_extra_tensor("extra", &[256, 2], 12);
     let file = open(&model);
@@ -117,8 +117,8 @@ fn edits_change_what_they_name() {
     assert!(file.metadata().require_u32("llama.context_length").is_err());
     assert!(file.tensor("output.weight").is_none());
     assert_eq!(file.tensor("output_norm.weight").expect("there").dims, [32, 2]);
-    let error = file.tensor("blk.0.attn_q.weight").expect("there").weight_type().expect_err("Q4_0");
-    assert_eq!(error.to_string(), "tensor blk.0.attn_q.weight: type Q4_0 is not supported yet");
+    let error = file.tensor("blk.0.attn_q.weight").expect("there").weight_type().expect_err("Q8_1");
+    assert_eq!(error.to_string(), "tensor blk.0.attn_q.weight: type Q8_1 is not supported yet");
     assert!(f32s(&file, "blk.0.attn_norm.weight")[0].is_nan());
     assert_eq!(file.tensor("extra").expect("there").data.len(), 288);
 }

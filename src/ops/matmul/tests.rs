@@ -7,9 +7,7 @@ use crate::ops::Ctx;
 use crate::ops::activations::Activations;
 use crate::ops::packed_matrix::PackedMatrix;
 use crate::ops::pool::Pool;
-use crate::ops::test_weights::{
-    Range, TYPES, below, decode, decode_elements, decode_scales, random_activations, random_tensor,
-};
+use crate::ops::test_weights::{Block, Range, below, decode, decode_blocks, random_activations, random_tensor};
 use crate::ops::tests::TestRng;
 use crate::quant::WeightType;
 
@@ -37,29 +35,28 @@ impl Case {
         run(isa, pool, &self.packed(), &self.x, self.m)
     }
 
-    /// MM-4, MM-5 and MM-6, word for word.
+    /// MM-4 to MM-6 and MM-8 to MM-10, word for word.
     fn expected(&self) -> Vec<f32> {
-        let w = decode_elements(self.ty, &self.raw);
-        let scales = if self.ty == WeightType::Q8_0 { decode_scales(&self.raw) } else { Vec::new() };
+        if self.ty.block_len() == 1 {
+            return self.expected_of_floats();
+        }
+        let len = self.ty.block_len();
+        let blocks = decode_blocks(self.ty, &self.raw);
         let mut out = Vec::new();
         for x in self.x.chunks(self.k) {
-            let quantised: Vec<_> = x.chunks(32).map(quantise_by_definition).collect();
-            for (n, w) in w.chunks(self.k).enumerate() {
-                let mut acc = 0f32;
-                if self.ty != WeightType::Q8_0 {
-                    for k in 0..self.k {
-                        acc = w[k].mul_add(x[k], acc);
-                    }
-                } else {
-                    for (b, (p, dx)) in quantised.iter().enumerate() {
-                        let s: i64 = (0..32).map(|i| w[32 * b + i] as i64 * i64::from(p[i])).sum();
-                        acc = (s as f32).mul_add(scales[n * self.k / 32 + b] * dx, acc);
-                    }
-                }
-                out.push(acc);
+            let quantised: Vec<_> = x.chunks(len).map(quantise_by_definition).collect();
+            for row in blocks.chunks(self.k / len) {
+                let fold = if len == 32 { fold_32 } else { fold_256 };
+                out.push(row.iter().zip(&quantised).fold(0f32, |acc, (w, (p, dx))| fold(acc, w, p, *dx)));
             }
         }
         out
+    }
+
+    fn expected_of_floats(&self) -> Vec<f32> {
+        let w = decode(self.ty, &self.raw);
+        let row = |x: &[f32], w: &[f32]| w.iter().zip(x).fold(0f32, |acc, (w, x)| w.mul_add(*x, acc));
+        self.x.chunks(self.k).flat_map(|x| w.chunks(self.k).map(move |w| row(x, w)).collect::<Vec<_>>()).collect()
     }
 
     fn describe(&self) -> String {
@@ -67,9 +64,33 @@ impl Case {
     }
 }
 
-/// MM-5 for one block, rounding in f64.
-fn quantise_by_definition(x: &[f32]) -> ([i32; 32], f32) {
-    let mut p = [0; 32];
+fn dot(q: &[i32], p: &[i32]) -> f32 {
+    q.iter().zip(p).map(|(q, p)| i64::from(*q) * i64::from(*p)).sum::<i64>() as f32
+}
+
+/// MM-6 and MM-8: one block added.
+fn fold_32(acc: f32, w: &Block, p: &[i32], dx: f32) -> f32 {
+    let acc = dot(&w.q, p).mul_add(w.d * dx, acc);
+    if w.minimums.is_empty() { acc } else { dot(&[1; 32], p).mul_add(w.m * dx, acc) }
+}
+
+/// MM-10: one super-block added.
+fn fold_256(acc: f32, w: &Block, p: &[i32], dx: f32) -> f32 {
+    let mut t = 0f32;
+    for ((q, p), scale) in w.q.chunks(w.sub_len()).zip(p.chunks(w.sub_len())).zip(&w.scales) {
+        t = dot(q, p).mul_add(*scale as f32, t);
+    }
+    let acc = t.mul_add(w.d * dx, acc);
+    if w.minimums.is_empty() {
+        return acc;
+    }
+    let sums: Vec<i32> = p.chunks(w.sub_len()).map(|p| p.iter().sum()).collect();
+    dot(&w.minimums, &sums).mul_add(w.m * dx, acc)
+}
+
+/// MM-5 and MM-9 for one block, rounding in f64.
+fn quantise_by_definition(x: &[f32]) -> (Vec<i32>, f32) {
+    let mut p = vec![0; x.len()];
     if x.iter().any(|x| !x.is_finite()) {
         return (p, f32::NAN);
     }
@@ -112,16 +133,17 @@ fn pools() -> [Pool; 3] {
 /// Lengths of K around the segments' and vectors' borders.
 fn lengths(ty: WeightType) -> &'static [usize] {
     match ty {
-        WeightType::Q8_0 => &[32, 64, 256, 288, 544],
+        _ if ty.block_len() == 256 => &[256, 512, 768],
+        _ if ty.block_len() == 32 => &[32, 64, 256, 288, 544],
         _ => &[1, 2, 3, 31, 64, 65, 128, 129, 300],
     }
 }
 
 #[test]
-fn mm_2_mm_3_mm_4_mm_5_mm_6_every_path_gives_the_bits_of_the_definition() {
+fn mm_2_to_mm_6_mm_8_mm_9_mm_10_every_path_gives_the_bits_of_the_definition() {
     let mut random = TestRng::new(20_261_123);
     let pools = pools();
-    for ty in TYPES {
+    for ty in WeightType::ALL {
         for (i, &k) in lengths(ty).iter().enumerate() {
             for m in [1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 25, 40, 48, 49, 61, 100] {
                 let n = [1, 31, 32, 33, 64, 70][below(&mut random, 6) as usize];
@@ -142,8 +164,8 @@ fn mm_2_mm_3_mm_4_mm_5_mm_6_every_path_gives_the_bits_of_the_definition() {
 #[test]
 fn mm_2_many_panels_are_shared_out_without_a_gap() {
     let mut random = TestRng::new(20_261_123);
-    for ty in TYPES {
-        let case = Case::random(&mut random, Range::Plain, ty, (32 * 53 + 5, 64, 14));
+    for ty in WeightType::ALL {
+        let case = Case::random(&mut random, Range::Plain, ty, (32 * 53 + 5, ty.block_len().max(64), 14));
         let expected = case.expected();
         for isa in Isa::available() {
             for pool in &pools() {
@@ -157,10 +179,11 @@ fn mm_2_many_panels_are_shared_out_without_a_gap() {
 fn mm_1_a_row_is_computed_alone_as_among_others() {
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(2).unwrap();
-    for ty in TYPES {
+    for ty in WeightType::ALL {
         for isa in Isa::available() {
             for m in 1..=40 {
-                let case = Case::random(&mut random, Range::Plain, ty, (37, 320, m));
+                let case =
+                    Case::random(&mut random, Range::Plain, ty, (37, 320usize.next_multiple_of(ty.block_len()), m));
                 let packed = case.packed();
                 let alone: Vec<f32> = case.x.chunks(case.k).flat_map(|x| run(isa, &pool, &packed, x, 1)).collect();
                 assert_same(&case.run(isa, &pool), &alone, &format!("{} {isa:?}", case.describe()));
@@ -173,13 +196,14 @@ fn mm_1_a_row_is_computed_alone_as_among_others() {
 fn mm_1_values_that_are_not_finite_stay_in_their_row() {
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(2).unwrap();
-    for ty in TYPES {
+    for ty in WeightType::ALL {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for isa in Isa::available() {
-                let mut case = Case::random(&mut random, Range::Plain, ty, (40, 96, 15));
+                let k = 96usize.next_multiple_of(ty.block_len());
+                let mut case = Case::random(&mut random, Range::Plain, ty, (40, k, 15));
                 let clean = case.run(isa, &pool);
                 let row = below(&mut random, 15) as usize;
-                let column = below(&mut random, 96) as usize;
+                let column = below(&mut random, k as u64) as usize;
                 case.x[row * case.k + column] = bad;
                 let found = case.run(isa, &pool);
                 for (m, (found, clean)) in found.chunks(case.n).zip(clean.chunks(case.n)).enumerate() {
@@ -188,7 +212,7 @@ fn mm_1_values_that_are_not_finite_stay_in_their_row() {
                         assert_same(found, clean, &what);
                     } else {
                         assert!(found.iter().all(|v| !v.is_finite()), "{what}");
-                        assert!(ty != WeightType::Q8_0 || found.iter().all(|v| v.is_nan()), "{what}");
+                        assert!(ty.block_len() == 1 || found.iter().all(|v| v.is_nan()), "{what}");
                     }
                 }
             }
@@ -262,43 +286,71 @@ fn mm_5_zero_and_tiny_blocks_count_as_zero() {
 
 /// The error bounds that `specs/numerics.md` states, against sums in f64.
 #[test]
-fn mm_4_mm_6_errors_are_within_the_stated_bounds() {
+fn mm_4_mm_6_mm_8_mm_10_errors_are_within_the_stated_bounds() {
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(2).unwrap();
-    let unit = 2f64.powi(-24);
-    for ty in TYPES {
-        for k in [32, 96, 1024, 2048] {
+    for ty in WeightType::ALL {
+        for k in [32, 96, 1024, 2048].map(|k: usize| k.next_multiple_of(ty.block_len())) {
             let case = Case::random(&mut random, Range::Plain, ty, (33, k, 3));
             let found = case.run(Isa::detect(), &pool);
-            let weights = decode(ty, &case.raw);
-            for (m, x) in case.x.chunks(k).enumerate() {
-                for (n, w) in weights.chunks(k).enumerate() {
-                    let products = || w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
-                    let exact: f64 = products().sum();
-                    let magnitude: f64 = products().map(f64::abs).sum();
-                    let mut bound = k as f64 * unit / (1.0 - k as f64 * unit) * magnitude + k as f64 * 2f64.powi(-149);
-                    if ty == WeightType::Q8_0 {
-                        let rounding = quantisation_bound(w, x);
-                        // The chain: one rounding of the scale and one for each block.
-                        bound = rounding + (k / 32 + 1) as f64 * 1.01 * unit * (magnitude + rounding);
-                    }
-                    let error = (f64::from(found[m * case.n + n]) - exact).abs();
-                    assert!(error <= bound, "{} [{m}, {n}]: error {error:e}, bound {bound:e}", case.describe());
-                    assert!(bound < 0.05 * magnitude, "a bound that shows nothing: {bound:e} of {magnitude:e}");
-                }
+            let bounds = case.bounds();
+            let weights = decode_exactly(ty, &case.raw);
+            let pairs = case.x.chunks(k).flat_map(|x| weights.chunks(k).map(move |w| (w, x)));
+            for (i, (w, x)) in pairs.enumerate() {
+                let products = || w.iter().zip(x).map(|(w, x)| w * f64::from(*x));
+                let exact: f64 = products().sum();
+                let magnitude: f64 = products().map(f64::abs).sum();
+                let (error, bound) = ((f64::from(found[i]) - exact).abs(), bounds[i]);
+                assert!(error <= bound, "{} output {i}: error {error:e}, bound {bound:e}", case.describe());
+                assert!(bound < 0.05 * magnitude, "a bound that shows nothing: {bound:e} of {magnitude:e}");
             }
         }
     }
 }
 
-/// Sum over blocks of 0.51 dx Σ|w|.
-fn quantisation_bound(w: &[f32], x: &[f32]) -> f64 {
-    let blocks = w.chunks(32).zip(x.chunks(32));
-    let error = |(w, x): (&[f32], &[f32])| {
-        let largest = x.iter().fold(0f64, |a, x| a.max(f64::from(x.abs())));
-        0.51 * largest / 127.0 * w.iter().map(|w| f64::from(w.abs())).sum::<f64>()
-    };
-    blocks.map(error).sum()
+/// The weights without a rounding to f32.
+fn decode_exactly(ty: WeightType, raw: &[u8]) -> Vec<f64> {
+    if ty.block_len() == 1 {
+        return decode(ty, raw).into_iter().map(f64::from).collect();
+    }
+    decode_blocks(ty, raw).iter().flat_map(|block| block.weights().collect::<Vec<_>>()).collect()
+}
+
+impl Case {
+    /// The stated bound of each output.
+    fn bounds(&self) -> Vec<f64> {
+        let (unit, k) = (2f64.powi(-24), self.k as f64);
+        let len = self.ty.block_len();
+        if len == 1 {
+            let w = decode_exactly(self.ty, &self.raw);
+            let bound = |w: &[f64], x: &[f32]| {
+                let magnitude: f64 = w.iter().zip(x).map(|(w, x)| (w * f64::from(*x)).abs()).sum();
+                k * unit / (1.0 - k * unit) * magnitude + k * 2f64.powi(-149)
+            };
+            return self
+                .x
+                .chunks(self.k)
+                .flat_map(|x| w.chunks(self.k).map(|w| bound(w, x)).collect::<Vec<_>>())
+                .collect();
+        }
+        let blocks = decode_blocks(self.ty, &self.raw);
+        let bound = |row: &[Block], x: &[f32]| {
+            let mut rounding = 0.0;
+            let mut magnitude = 0.0;
+            for (block, x) in row.iter().zip(x.chunks(len)) {
+                let dx = x.iter().fold(0f64, |a, x| a.max(f64::from(x.abs()))) / 127.0;
+                rounding += 0.51 * dx * block.weights().map(f64::abs).sum::<f64>();
+                let parts = block.magnitudes().zip(x);
+                magnitude += parts.map(|(w, x)| w * (f64::from(x.abs()) + 0.51 * dx)).sum::<f64>();
+            }
+            // One rounding of the scale, one for each step of the chain, and those within a super-block.
+            let folds = if row[0].minimums.is_empty() { 1 } else { 2 };
+            let within = if len == 256 { row[0].scales.len() + 1 } else { 0 };
+            rounding + (folds * row.len() + within + 1) as f64 * 1.01 * unit * magnitude
+        };
+        let rows = |x| blocks.chunks(self.k / len).map(|row| bound(row, x)).collect::<Vec<_>>();
+        self.x.chunks(self.k).flat_map(rows).collect()
+    }
 }
 
 /// A workspace serves one input after the other, of other shapes and forms.
@@ -307,9 +359,9 @@ fn activations_are_reused() {
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(2).unwrap();
     let ctx = Ctx { pool: &pool, isa: Isa::detect() };
-    let mut activations = Activations::new(31, 320);
-    for (m, k) in [(31, 320), (1, 32), (13, 288), (25, 320), (0, 64)] {
-        for ty in TYPES {
+    let mut activations = Activations::new(31, 512);
+    for (m, k) in [(31, 512usize), (1, 32), (13, 288), (25, 256), (0, 512)] {
+        for ty in WeightType::ALL.into_iter().filter(|ty| k.is_multiple_of(ty.block_len())) {
             let case = Case::random(&mut random, Range::Plain, ty, (33, k, m));
             activations.prepare(&ctx, &case.x, m, k, ty);
             let mut out = vec![0.0; m * case.n];

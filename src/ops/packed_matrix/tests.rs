@@ -3,26 +3,43 @@ use crate::kernels::Isa;
 use crate::ops::Ctx;
 use crate::ops::embedding::gather;
 use crate::ops::pool::Pool;
-use crate::ops::test_weights::{Range, TYPES, decode, random_tensor};
+use crate::ops::test_weights::{Range, decode, golden_blocks, integer_types, random_tensor};
 use crate::ops::tests::TestRng;
 use crate::quant::WeightType;
 
 #[test]
 fn mm_7_rows_come_back_from_the_panels_exactly() {
     let mut random = TestRng::new(20_261_123);
-    for ty in TYPES {
-        for (n, k) in [(1, 32), (32, 64), (33, 96), (70, 320)] {
+    for ty in WeightType::ALL {
+        for (n, k) in [(1, 32usize), (32, 64), (33, 96), (70, 320)] {
             // Odd lengths where the type allows them.
-            let k = if ty == WeightType::Q8_0 { k } else { k + 1 };
+            let k = if ty.block_len() == 1 { k + 1 } else { k.next_multiple_of(ty.block_len()) };
             let raw = random_tensor(&mut random, Range::Wild, ty, n, k);
             let packed = PackedMatrix::pack(ty, n, k, &raw).unwrap();
             let expected = decode(ty, &raw);
             for (row, expected) in expected.chunks(k).enumerate() {
-                let mut found = vec![f32::NAN; k];
-                packed.dequantize_row(row, &mut found);
-                // Equal as numbers: 0 times a negative scale has no sign worth keeping.
-                assert_eq!(found, expected, "{ty} N {n} K {k} row {row}");
+                for isa in Isa::available() {
+                    let mut found = vec![f32::NAN; k];
+                    packed.dequantize_row(isa, row, &mut found);
+                    // Equal as numbers: 0 times a negative scale has no sign worth keeping.
+                    assert_eq!(found, expected, "{ty} {isa:?} N {n} K {k} row {row}");
+                }
             }
+        }
+    }
+}
+
+#[test]
+fn mm_7_rows_are_those_of_the_gguf_package() {
+    for ty in integer_types() {
+        // Each block is a row.
+        let blocks = golden_blocks(ty);
+        let raw: Vec<u8> = blocks.iter().flat_map(|(block, _)| block.clone()).collect();
+        let packed = PackedMatrix::pack(ty, blocks.len(), ty.block_len(), &raw).unwrap();
+        for (row, (_, expected)) in blocks.iter().enumerate() {
+            let mut found = vec![f32::NAN; expected.len()];
+            packed.dequantize_row(Isa::detect(), row, &mut found);
+            assert_eq!(&found, expected, "{ty} block {row}");
         }
     }
 }
@@ -32,25 +49,27 @@ fn mm_7_gather_returns_the_rows_asked_for() {
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(3).unwrap();
     let ctx = Ctx { pool: &pool, isa: Isa::detect() };
-    for ty in TYPES {
-        let raw = random_tensor(&mut random, Range::Plain, ty, 45, 64);
+    for ty in WeightType::ALL {
+        let k = ty.block_len().max(64);
+        let raw = random_tensor(&mut random, Range::Plain, ty, 45, k);
         let rows = decode(ty, &raw);
-        let packed = PackedMatrix::pack(ty, 45, 64, &raw).unwrap();
+        let packed = PackedMatrix::pack(ty, 45, k, &raw).unwrap();
         let ids = [44, 0, 7, 7, 31, 32];
-        let mut found = vec![0.0; ids.len() * 64];
+        let mut found = vec![0.0; ids.len() * k];
         gather(&ctx, &packed, &ids, &mut found);
-        let expected: Vec<f32> = ids.iter().flat_map(|&id| rows[id as usize * 64..][..64].to_vec()).collect();
+        let expected: Vec<f32> = ids.iter().flat_map(|&id| rows[id as usize * k..][..k].to_vec()).collect();
         assert_eq!(found, expected, "{ty}");
         gather(&ctx, &packed, &[], &mut []);
     }
 }
 
 #[test]
-fn packed_size_is_that_of_the_file() {
-    for ty in TYPES {
+fn packed_size_is_at_most_6_percent_above_the_file() {
+    for ty in WeightType::ALL {
         let raw = vec![0; ty.row_bytes(256).unwrap() * 64];
         let packed = PackedMatrix::pack(ty, 64, 256, &raw).unwrap();
-        assert_eq!(packed.bytes(), raw.len(), "{ty}");
+        let ratio = packed.bytes() as f64 / raw.len() as f64;
+        assert!((1.0..1.06).contains(&ratio), "{ty}: {ratio}");
         assert_eq!((packed.n(), packed.k(), packed.ty()), (64, 256, ty));
     }
 }

@@ -1,0 +1,90 @@
+//! From the rows of a file to the lines of a panel: [`crate::kernels::panel`] draws where each byte goes.
+
+use crate::kernels::panel::{Line, PANEL_ROWS, panel_lines};
+use crate::quant::{WeightType, q4_0, q8_0};
+
+/// Packs up to 32 rows of `k` elements into the zeroed lines of a panel.
+pub fn pack_panel(ty: WeightType, k: usize, rows: &[u8], panel: &mut [Line]) {
+    match ty {
+        WeightType::F32 => pack_elements::<4>(k, rows, bytemuck::cast_slice_mut(panel), |k| k * PANEL_ROWS, 1),
+        WeightType::F16 => pack_elements::<2>(k, rows, bytemuck::cast_slice_mut(panel), |k| k * PANEL_ROWS, 1),
+        WeightType::BF16 => {
+            let place = |k: usize| k / 2 * 2 * PANEL_ROWS + k % 2;
+            pack_elements::<2>(k, rows, bytemuck::cast_slice_mut(panel), place, 2);
+        }
+        WeightType::Q8_0 => pack_blocks::<{ q8_0::BLOCK_BYTES }>(ty, k, rows, panel, |[d0, d1, codes @ ..], place| {
+            // The signed byte plus 128.
+            place.words(&codes.map(|byte| byte ^ 0x80));
+            place.half([*d0, *d1]);
+        }),
+        WeightType::Q4_0 => pack_blocks::<{ q4_0::BLOCK_BYTES }>(ty, k, rows, panel, |[d0, d1, codes @ ..], place| {
+            place.words(codes);
+            place.half([*d0, *d1]);
+        }),
+    }
+}
+
+/// Packs elements of B bytes: row 0 of `k` goes to `place(k)`, each further row `row_step` elements on.
+fn pack_elements<const B: usize>(
+    k: usize,
+    rows: &[u8],
+    panel: &mut [[u8; B]],
+    place: impl Fn(usize) -> usize,
+    row_step: usize,
+) {
+    // A cache line of each row at a time: 32 rows a power of two apart would evict each other before the second
+    // element.
+    let run = 64 / B;
+    let (elements, _) = rows.as_chunks::<B>();
+    for start in (0..k).step_by(run) {
+        for (r, row) in elements.chunks_exact(k).enumerate() {
+            for (i, element) in row[start..].iter().take(run).enumerate() {
+                panel[place(start + i) + r * row_step] = *element;
+            }
+        }
+    }
+}
+
+/// Packs blocks of B bytes: `pack` puts the parts of one block to their places. Rows that are missing stay zero: their
+/// scales are, so whatever their codes stand for, their products are zero.
+fn pack_blocks<const B: usize>(
+    ty: WeightType,
+    k: usize,
+    rows: &[u8],
+    panel: &mut [Line],
+    pack: impl Fn(&[u8; B], &mut Place<'_>),
+) {
+    let (blocks, _) = rows.as_chunks::<B>();
+    for (b, lines) in panel.chunks_exact_mut(panel_lines(ty, ty.block_len())).enumerate() {
+        for (row, blocks) in blocks.chunks_exact(k / ty.block_len()).enumerate() {
+            pack(&blocks[b], &mut Place { bytes: bytemuck::cast_slice_mut(lines), row, at: 0 });
+        }
+    }
+}
+
+/// The places of one row in the lines of a block, from the first line on.
+struct Place<'a> {
+    bytes: &'a mut [u8],
+    row: usize,
+    at: usize,
+}
+
+impl Place<'_> {
+    /// The next `[words][32 rows][4 bytes]`.
+    fn words(&mut self, bytes: &[u8]) {
+        self.parts::<4>(bytes);
+    }
+
+    /// The next `[32 rows]` of 16-bit numbers.
+    fn half(&mut self, bytes: [u8; 2]) {
+        self.parts::<2>(&bytes);
+    }
+
+    fn parts<const B: usize>(&mut self, bytes: &[u8]) {
+        let (parts, _) = bytes.as_chunks::<B>();
+        for part in parts {
+            self.bytes[self.at + B * self.row..][..B].copy_from_slice(part);
+            self.at += B * PANEL_ROWS;
+        }
+    }
+}
