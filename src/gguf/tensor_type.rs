@@ -90,6 +90,12 @@ pub fn ggml_type(ty: WeightType) -> u32 {
         WeightType::Q4_0 => 2,
         WeightType::Q8_0 => 8,
         WeightType::BF16 => 30,
+        WeightType::Q2K => 10,
+        WeightType::Q3K => 11,
+        WeightType::Q4K => 12,
+        WeightType::Q5K => 13,
+        WeightType::Q6K => 14,
+        WeightType::IQ4XS => 23,
     }
 }
 

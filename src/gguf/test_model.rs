@@ -235,6 +235,12 @@ impl TestModel {
             WeightType::Q4_0 => 2,
             WeightType::Q8_0 => 7,
             WeightType::BF16 => 32,
+            WeightType::Q2K => 10,
+            WeightType::Q3K => 11,
+            WeightType::Q4K => 14,
+            WeightType::Q5K => 16,
+            WeightType::Q6K => 18,
+            WeightType::IQ4XS => 30,
         };
         let size = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
         w.set("general.architecture", arch.as_str());

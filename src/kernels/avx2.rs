@@ -24,7 +24,10 @@
 
 use core::arch::x86_64::*;
 
-use super::panel::{Column, Line, Segment, WORDS_32, lines_32, offset};
+use super::panel::{
+    Column, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, Segment, WORDS_32, WORDS_256, lines_32, lines_256,
+    offset, sub_len,
+};
 use super::prefetch::Prefetch;
 use super::{Isa, Path};
 use crate::quant::WeightType;
@@ -57,7 +60,28 @@ pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Col
         WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
         WeightType::Q8_0 => accumulate_32::<{ offset(WeightType::Q8_0) }, F16>(segment, acc),
         WeightType::Q4_0 => accumulate_32::<{ offset(WeightType::Q4_0) }, F16>(segment, acc),
+        WeightType::Q2K => accumulate_256::<{ sub_len(WeightType::Q2K) }, { offset(WeightType::Q2K) }>(segment, acc),
+        WeightType::Q3K | WeightType::Q6K => {
+            accumulate_256::<{ sub_len(WeightType::Q6K) }, { offset(WeightType::Q6K) }>(segment, acc);
+        }
+        WeightType::Q4K | WeightType::Q5K => {
+            accumulate_256::<{ sub_len(WeightType::Q4K) }, { offset(WeightType::Q4K) }>(segment, acc);
+        }
+        WeightType::IQ4XS => {
+            accumulate_256::<{ sub_len(WeightType::IQ4XS) }, { offset(WeightType::IQ4XS) }>(segment, acc);
+        }
     }
+}
+
+fn accumulate_256<const SUB: usize, const OFFSET: i32>(segment: Segment<'_>, acc: &mut [Column]) {
+    with_columns!(
+        acc.len(),
+        (C, V) in [1 4, 2 2, 3 1, 4 1, 5 1, 6 1],
+        for (segment, first) in strips(V, segment) {
+            // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
+            unsafe { blocks_256::<C, V, SUB, OFFSET>(segment, first, acc) }
+        }
+    )
 }
 
 fn accumulate_32<const OFFSET: i32, const SCALE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
@@ -189,6 +213,75 @@ fn start_32<const OFFSET: i32>(word: u32) -> __m256i {
         8 => _mm256_set1_epi32(word as i32 >> 4),
         16 => _mm256_set1_epi32(word as i32 >> 3),
         _ => _mm256_setzero_si256(),
+    }
+}
+
+/// Types with super-blocks of 256, expanded, for vectors `first .. first + V` of 8 rows.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn blocks_256<const C: usize, const V: usize, const SUB: usize, const OFFSET: i32>(
+    segment: Segment<'_>,
+    first: usize,
+    acc: &mut [Column],
+) {
+    let (lines, subs) = const { (lines_256(SUB, OFFSET), 256 / SUB) };
+    let blocks = segment.weights.chunks_exact(lines);
+    let mut prefetch = Prefetch::new(segment.ahead, blocks.len() * subs);
+    for (block, x) in blocks.zip(segment.columns.chunks_exact(WORDS_256 * C)) {
+        let mut totals = [[_mm256_setzero_ps(); V]; C];
+        for j in 0..subs {
+            prefetch.step();
+            let mut dots = [[_mm256_setzero_si256(); V]; C];
+            if OFFSET == 32 {
+                for c in 0..C {
+                    dots[c] = [_mm256_set1_epi32(x[(STARTS_256 + j) * C + c] as i32); V];
+                }
+            }
+            let (quads, x) = (&block[j * SUB / 2..][..SUB / 2], &x[j * SUB / 4 * C..][..SUB / 4 * C]);
+            add_dots::<C, V, OFFSET>(&mut dots, quads, x, first);
+            for v in 0..V {
+                let vector = first + v;
+                let scale = _mm256_castsi256_ps(load(&block[128 + 2 * j + vector / 2 % 2], vector % 2));
+                for c in 0..C {
+                    totals[c][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[c][v]), scale, totals[c][v]);
+                }
+            }
+        }
+        let mut sums = load_sums::<C, V>(first, acc);
+        for v in 0..V {
+            let d = widen_f16(&block[128 + 2 * subs], first + v);
+            for c in 0..C {
+                let scale = _mm256_mul_ps(d, _mm256_set1_ps(f32::from_bits(x[SCALE_256 * C + c])));
+                sums[c][v] = _mm256_fmadd_ps(totals[c][v], scale, sums[c][v]);
+            }
+        }
+        if OFFSET == 0 {
+            add_minimums::<C, V>(&mut sums, &block[129 + 2 * subs..], x, first);
+        }
+        store_sums(&sums, first, acc);
+    }
+}
+
+/// Subtracts the minimums of a super-block: `lines` are pairs of minimums, then dmin.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_minimums<const C: usize, const V: usize>(sums: &mut [[__m256; V]; C], lines: &[Line], x: &[u32], first: usize) {
+    let (pairs, dmin) = lines.split_at(lines.len() - 1);
+    let first_pair = if pairs.len() == 8 { PAIRS_OF_32 } else { PAIRS_OF_16 };
+    for v in 0..V {
+        let vector = first + v;
+        let mut totals = [_mm256_setzero_si256(); C];
+        for (pairs, x) in pairs.chunks_exact(2).zip(x[first_pair * C..].chunks_exact(C)) {
+            let minimums = load(&pairs[vector / 2 % 2], vector % 2);
+            for c in 0..C {
+                let products = _mm256_madd_epi16(minimums, _mm256_set1_epi32(x[c] as i32));
+                totals[c] = _mm256_add_epi32(totals[c], products);
+            }
+        }
+        let dmin = widen_f16(&dmin[0], vector);
+        for c in 0..C {
+            let scale = _mm256_mul_ps(dmin, _mm256_set1_ps(f32::from_bits(x[SCALE_256 * C + c])));
+            sums[c][v] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(totals[c]), scale, sums[c][v]);
+        }
     }
 }
 

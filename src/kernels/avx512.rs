@@ -23,11 +23,16 @@
 //! 4. While a segment computes from L1, the next one is prefetched into L2, a few lines every step. With several tiles
 //!    the segment is in L1 for all but the first, and each prefetches its share.
 //! 5. A BF16 pair is one 32-bit lane: even k is a shift left, odd k a mask.
+//! 6. Super-blocks (`blocks_256`) add `float(dot) * scale` of each sub-block to sums of their own, and these to the
+//!    running sums once in 256 k. All minimums of a super-block are one integer dot product of pairs (`vpdpwssd`).
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::*;
 
-use super::panel::{Column, Line, Segment, WORDS_32, lines_32, offset};
+use super::panel::{
+    Column, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, Segment, WORDS_32, WORDS_256, lines_32, lines_256,
+    offset, sub_len,
+};
 use super::prefetch::Prefetch;
 use super::{Isa, Path};
 use crate::quant::WeightType;
@@ -61,7 +66,24 @@ pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Col
         WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
         WeightType::Q8_0 => accumulate_32::<{ offset(WeightType::Q8_0) }, F16>(segment, acc),
         WeightType::Q4_0 => accumulate_32::<{ offset(WeightType::Q4_0) }, F16>(segment, acc),
+        WeightType::Q2K => accumulate_256::<{ sub_len(WeightType::Q2K) }, { offset(WeightType::Q2K) }>(segment, acc),
+        WeightType::Q3K | WeightType::Q6K => {
+            accumulate_256::<{ sub_len(WeightType::Q6K) }, { offset(WeightType::Q6K) }>(segment, acc);
+        }
+        WeightType::Q4K | WeightType::Q5K => {
+            accumulate_256::<{ sub_len(WeightType::Q4K) }, { offset(WeightType::Q4K) }>(segment, acc);
+        }
+        WeightType::IQ4XS => {
+            accumulate_256::<{ sub_len(WeightType::IQ4XS) }, { offset(WeightType::IQ4XS) }>(segment, acc);
+        }
     }
+}
+
+fn accumulate_256<const SUB: usize, const OFFSET: i32>(segment: Segment<'_>, acc: &mut [Column]) {
+    with_columns!(acc.len(), C in [1 2 3 4 5 6], {
+        // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
+        unsafe { blocks_256::<C, SUB, OFFSET>(segment, acc) }
+    })
 }
 
 fn accumulate_32<const OFFSET: i32, const SCALE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
@@ -191,6 +213,87 @@ fn widen_scales<const SCALE: u8>(line: &Line) -> Sums {
     let values = load(line);
     let halves = [_mm512_castsi512_si256(values), _mm512_extracti64x4_epi64::<1>(values)];
     halves.map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))))
+}
+
+/// Types with super-blocks of 256, expanded, in sub-blocks of `SUB`; `OFFSET` as in [`blocks_32`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn blocks_256<const C: usize, const SUB: usize, const OFFSET: i32>(segment: Segment<'_>, acc: &mut [Column]) {
+    let (lines, subs) = const { (lines_256(SUB, OFFSET), 256 / SUB) };
+    let blocks = segment.weights.chunks_exact(lines);
+    let mut prefetch = Prefetch::new(segment.ahead, blocks.len() * subs);
+    for (block, x) in blocks.zip(segment.columns.chunks_exact(WORDS_256 * C)) {
+        let mut totals = [[_mm512_setzero_ps(); 2]; C];
+        for j in 0..subs {
+            prefetch.step();
+            let mut dots = [[_mm512_setzero_si512(); 2]; C];
+            for c in 0..C {
+                dots[c] = [start_256::<C, OFFSET>(&x[STARTS_256 * C + c..], j); 2];
+            }
+            for group in j * SUB / 4..(j + 1) * SUB / 4 {
+                let w = [load(&block[2 * group]), load(&block[2 * group + 1])];
+                for c in 0..C {
+                    let x = _mm512_set1_epi32(x[group * C + c] as i32);
+                    dots[c][0] = _mm512_dpbusd_epi32(dots[c][0], w[0], x);
+                    dots[c][1] = _mm512_dpbusd_epi32(dots[c][1], w[1], x);
+                }
+            }
+            let scales = [0, 1].map(|half| _mm512_castsi512_ps(load(&block[128 + 2 * j + half])));
+            for c in 0..C {
+                for half in 0..2 {
+                    totals[c][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scales[half], totals[c][half]);
+                }
+            }
+        }
+        let (d, x_scales) = (widen_f16(&block[128 + 2 * subs]), &x[SCALE_256 * C..]);
+        let mut sums = load_sums::<C>(acc);
+        for c in 0..C {
+            let x_scale = _mm512_set1_ps(f32::from_bits(x_scales[c]));
+            for half in 0..2 {
+                let scale = _mm512_mul_ps(d[half], x_scale);
+                sums[c][half] = _mm512_fmadd_ps(totals[c][half], scale, sums[c][half]);
+            }
+        }
+        if OFFSET == 0 {
+            add_minimums::<C>(&mut sums, &block[129 + 2 * subs..], x);
+        }
+        store_sums(&sums, acc);
+    }
+}
+
+/// `-OFFSET` times the sum of the activations of sub-block `j`; `starts[j * C]` is -32 times that of 16 activations.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn start_256<const C: usize, const OFFSET: i32>(starts: &[u32], j: usize) -> __m512i {
+    match OFFSET {
+        0 => _mm512_setzero_si512(),
+        32 => _mm512_set1_epi32(starts[j * C] as i32),
+        _ => _mm512_set1_epi32(4 * (starts[2 * j * C] as i32 + starts[(2 * j + 1) * C] as i32)),
+    }
+}
+
+/// Subtracts the minimums of a super-block: `lines` are pairs of minimums, then dmin.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn add_minimums<const C: usize>(sums: &mut [Sums; C], lines: &[Line], x: &[u32]) {
+    let (pairs, dmin) = lines.split_at(lines.len() - 1);
+    let first = if pairs.len() == 8 { PAIRS_OF_32 } else { PAIRS_OF_16 };
+    let mut totals = [[_mm512_setzero_si512(); 2]; C];
+    for (pairs, x) in pairs.chunks_exact(2).zip(x[first * C..].chunks_exact(C)) {
+        let minimums = [load(&pairs[0]), load(&pairs[1])];
+        for c in 0..C {
+            let x = _mm512_set1_epi32(x[c] as i32);
+            totals[c][0] = _mm512_dpwssd_epi32(totals[c][0], minimums[0], x);
+            totals[c][1] = _mm512_dpwssd_epi32(totals[c][1], minimums[1], x);
+        }
+    }
+    let dmin = widen_f16(&dmin[0]);
+    for c in 0..C {
+        let x_scale = _mm512_set1_ps(f32::from_bits(x[SCALE_256 * C + c]));
+        for half in 0..2 {
+            let scale = _mm512_mul_ps(dmin[half], x_scale);
+            sums[c][half] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(totals[c][half]), scale, sums[c][half]);
+        }
+    }
 }
 
 #[inline]

@@ -21,6 +21,15 @@
 //!                          1 line    [32 rows] f16 scales
 //! expanded, Blocks32      16 lines   [8 groups][32 rows][4 k] u8, the integer q + offset
 //!                          1 line    [32 rows] f16 (MXFP4: bf16) scales, then a line of minimums where there are any
+//!
+//! as stored (Q4_K)        64 lines   [32 words][32 rows][4 bytes]
+//!                        4 + 4 lines [8 sub-blocks][32 rows] u8 scales, then minimums
+//!                        1 + 1 lines [32 rows] f16 d, then dmin
+//! expanded, Blocks256    128 lines   [64 groups][32 rows][4 k] u8, the integer q + offset
+//!                        2·S lines   [S sub-blocks][32 rows] f32 scales
+//!                         1 line     [32 rows] f16 d
+//!                          S lines   [S / 2][32 rows][2] i16 minimums of two sub-blocks   } only where there
+//!                         1 line     [32 rows] f16 dmin                                  } are minimums
 //! ```
 //!
 //! Activations come in *tiles* of up to [`tile_columns`] rows of `x`, which are columns here, interleaved so that a
@@ -29,6 +38,8 @@
 //! ```text
 //! Float     for each k        C words   [C] f32
 //! Blocks32  for each 32 k  10·C words   [8 groups][C][4 k] i8 | [C] i32 = -128 · sum of the block | [C] f32 scale
+//! Blocks256 for each 256 k 93·C words   [64 groups][C][4 k] i8 | [16][C] i32 = -32 · sum of 16 k |
+//!                                       [4][C][2] i16 sums of 32 k | [8][C][2] i16 sums of 16 k | [C] f32 scale
 //! ```
 
 use bytemuck::{Pod, Zeroable};
@@ -42,10 +53,20 @@ use crate::quant::WeightType;
 pub const PANEL_ROWS: usize = 32;
 /// Activation words of a block of 32 and a column: 8 groups of 4 bytes, the start value, the scale.
 pub const WORDS_32: usize = 10;
+/// Activation words of a block of 256 and a column; [`STARTS_256`] and the following are where its parts begin.
+pub const WORDS_256: usize = 93;
+/// -32 · the sum of each 16 activations.
+pub const STARTS_256: usize = 64;
+/// Sums of 32 activations, two in a word.
+pub const PAIRS_OF_32: usize = 80;
+/// Sums of 16 activations, two in a word.
+pub const PAIRS_OF_16: usize = 84;
+/// The scale.
+pub const SCALE_256: usize = 92;
 /// The longest stretch of K that is expanded at a time.
 pub const EXPANDED_K: usize = 256;
 /// Lines that [`EXPANDED_K`] elements of any type expand to at most.
-pub const EXPANDED_LINES: usize = 144;
+pub const EXPANDED_LINES: usize = 178;
 
 /// A cache line of packed weights.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -73,16 +94,24 @@ pub enum Form {
     Float,
     /// Activations as blocks of 32 int8, for weights with blocks of 32.
     Blocks32,
+    /// Activations as blocks of 256 int8, for weights with super-blocks.
+    Blocks256,
 }
 
 impl Form {
-    pub const ALL: [Self; 2] = [Self::Float, Self::Blocks32];
+    pub const ALL: [Self; 3] = [Self::Float, Self::Blocks32, Self::Blocks256];
 
     /// The form that weights of type `ty` need.
     pub const fn of(ty: WeightType) -> Self {
         match ty {
             WeightType::F32 | WeightType::F16 | WeightType::BF16 => Self::Float,
             WeightType::Q8_0 | WeightType::Q4_0 => Self::Blocks32,
+            WeightType::Q2K
+            | WeightType::Q3K
+            | WeightType::Q4K
+            | WeightType::Q5K
+            | WeightType::Q6K
+            | WeightType::IQ4XS => Self::Blocks256,
         }
     }
 
@@ -90,7 +119,7 @@ impl Form {
     pub const fn tile_columns(self) -> usize {
         match self {
             Self::Float => 12,
-            Self::Blocks32 => 6,
+            Self::Blocks32 | Self::Blocks256 => 6,
         }
     }
 
@@ -99,6 +128,7 @@ impl Form {
         match self {
             Self::Float => k,
             Self::Blocks32 => k / 32 * WORDS_32,
+            Self::Blocks256 => k / 256 * WORDS_256,
         }
     }
 }
@@ -121,6 +151,12 @@ pub const fn panel_lines(ty: WeightType, k: usize) -> usize {
         WeightType::BF16 => 2 * k.div_ceil(2),
         WeightType::Q8_0 => k / 32 * 17,
         WeightType::Q4_0 => k / 32 * 9,
+        WeightType::Q2K => k / 256 * 42,
+        WeightType::Q3K => k / 256 * 57,
+        WeightType::Q4K => k / 256 * 74,
+        WeightType::Q5K => k / 256 * 90,
+        WeightType::Q6K => k / 256 * 105,
+        WeightType::IQ4XS => k / 256 * 69,
     }
 }
 
@@ -135,6 +171,7 @@ pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
     match Form::of(ty) {
         Form::Float => panel_lines(ty, k),
         Form::Blocks32 => k / 32 * lines_32(offset(ty)),
+        Form::Blocks256 => k / 256 * lines_256(sub_len(ty), offset(ty)),
     }
 }
 
@@ -143,8 +180,18 @@ pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
 pub const fn offset(ty: WeightType) -> i32 {
     match ty {
         WeightType::F32 | WeightType::F16 | WeightType::BF16 => 0,
-        WeightType::Q8_0 => 128,
+        WeightType::Q2K | WeightType::Q4K | WeightType::Q5K => 0,
         WeightType::Q4_0 => 8,
+        WeightType::Q3K | WeightType::Q6K => 32,
+        WeightType::Q8_0 | WeightType::IQ4XS => 128,
+    }
+}
+
+/// Elements of a sub-block of a type with super-blocks.
+pub const fn sub_len(ty: WeightType) -> usize {
+    match ty {
+        WeightType::Q2K | WeightType::Q3K | WeightType::Q6K => 16,
+        _ => 32,
     }
 }
 
@@ -153,11 +200,17 @@ pub const fn lines_32(offset: i32) -> usize {
     17 + (offset == 0) as usize
 }
 
+/// Lines of an expanded super-block: codes, scales, d and, with offset 0, minimums and dmin.
+pub const fn lines_256(sub_len: usize, offset: i32) -> usize {
+    let subs = 256 / sub_len;
+    128 + 2 * subs + 1 + if offset == 0 { subs + 1 } else { 0 }
+}
+
 /// Adds the products of `segment`, which covers `k` elements, to the running sums `acc`: `[C][32]`, C the tile's
 /// columns.
 ///
 /// The sums of a whole K are those of its segments in ascending order, the first on zeroed `acc`. Every segment but the
-/// last covers a multiple of 32 elements.
+/// last covers a multiple of the block.
 ///
 /// # Panics
 /// If the lengths do not fit each other.

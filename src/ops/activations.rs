@@ -61,7 +61,7 @@ impl Activations {
             let x = &x[rows.start * k..rows.end * k];
             match form {
                 Form::Float => interleave(x, k, words),
-                Form::Blocks32 => quantize_tile(ctx.isa, x, k, words),
+                Form::Blocks32 | Form::Blocks256 => quantize_tile(ctx.isa, form, x, k, words),
             }
         });
     }

@@ -13,8 +13,9 @@ use crate::kernels::Isa;
 use crate::kernels::expand::expand;
 use crate::kernels::panel::{
     EXPANDED_K, EXPANDED_LINES, Form, Line, PANEL_ROWS, expanded_lines, is_packed, lines_32, offset, panel_lines,
+    sub_len,
 };
-use crate::kernels::scalar::scale_of;
+use crate::kernels::scalar::{SuperBlock, scale_of};
 use crate::quant::WeightType;
 use pack::pack_panel;
 
@@ -134,6 +135,7 @@ impl PackedMatrix {
             match Form::of(self.ty) {
                 Form::Float => unreachable!("{} has no blocks", self.ty),
                 Form::Blocks32 => dequantize_32(self.ty, expanded, lane, out),
+                Form::Blocks256 => dequantize_256(self.ty, expanded, lane, out),
             }
         }
     }
@@ -144,15 +146,27 @@ fn dequantize_32(ty: WeightType, lines: &[Line], lane: usize, out: &mut [f32]) {
     for (out, block) in out.as_chunks_mut::<32>().0.iter_mut().zip(blocks) {
         let scale = scale_of(ty, &block[16], lane);
         let minimum = block.get(17).map_or(0.0, |minimums| scale_of(ty, minimums, lane));
-        for (out, q) in out.iter_mut().zip(integers(ty, &block[..16], lane)) {
+        let quads: &[[[u8; 4]; PANEL_ROWS]] = bytemuck::cast_slice(&block[..16]);
+        for (out, rows) in out.as_chunks_mut::<4>().0.iter_mut().zip(quads) {
             // The product is exact, so that a fused sum would be the same.
-            *out = q * scale + minimum;
+            *out = rows[lane].map(|code| scale * integer(ty, code) + minimum);
         }
     }
 }
 
-/// The integers that the codes of one row stand for.
-fn integers(ty: WeightType, quads: &[Line], lane: usize) -> impl Iterator<Item = f32> {
-    let quads: &[[u8; 4]] = bytemuck::cast_slice(quads);
-    quads.chunks_exact(PANEL_ROWS).flat_map(move |rows| rows[lane].map(|code| (i32::from(code) - offset(ty)) as f32))
+fn dequantize_256(ty: WeightType, lines: &[Line], lane: usize, out: &mut [f32]) {
+    let block = SuperBlock::new(ty, lines);
+    let d = block.d(lane);
+    for (j, out) in out.chunks_exact_mut(sub_len(ty)).enumerate() {
+        let (scale, minimum) = (d * block.scales[j][lane], block.minimum(lane, j));
+        for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let codes = block.quads[(j * sub_len(ty) / 4 + group) * PANEL_ROWS + lane];
+            *out = codes.map(|code| scale * integer(ty, code) - minimum);
+        }
+    }
+}
+
+/// The integer that a code stands for.
+fn integer(ty: WeightType, code: u8) -> f32 {
+    (i32::from(code) - offset(ty)) as f32
 }

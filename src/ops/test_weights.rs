@@ -47,7 +47,11 @@ fn random_block(random: &mut TestRng, range: Range, ty: WeightType) -> Vec<u8> {
 fn f16_places(ty: WeightType) -> &'static [usize] {
     match ty {
         WeightType::F32 | WeightType::F16 | WeightType::BF16 => &[],
-        WeightType::Q8_0 | WeightType::Q4_0 => &[0],
+        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::IQ4XS => &[0],
+        WeightType::Q4K | WeightType::Q5K => &[0, 2],
+        WeightType::Q2K => &[80, 82],
+        WeightType::Q3K => &[108],
+        WeightType::Q6K => &[208],
     }
 }
 
@@ -158,16 +162,60 @@ fn decode_block(ty: WeightType, bytes: &[u8]) -> Block {
     let f16s: Vec<f32> =
         f16_places(ty).iter().map(|&at| f16_value(u16::from_le_bytes([bytes[at], bytes[at + 1]])) as f32).collect();
     let q = (0..ty.block_len()).map(|i| integer(ty, bytes, i)).collect();
-    Block { d: f16s[0], m: f16s.get(1).copied().unwrap_or(0.0), q, scales: vec![1], minimums: Vec::new() }
+    let subs = match ty {
+        WeightType::Q4K | WeightType::Q5K | WeightType::IQ4XS => 8,
+        WeightType::Q2K | WeightType::Q3K | WeightType::Q6K => 16,
+        _ => 1,
+    };
+    let (scales, minimums): (Vec<i32>, Vec<Option<i32>>) = (0..subs).map(|j| scale(ty, bytes, j)).unzip();
+    let m = f16s.get(1).map_or(0.0, |m| if subs == 1 { *m } else { -m });
+    Block { d: f16s[0], m, q, scales, minimums: minimums.into_iter().flatten().collect() }
 }
+
+/// The scale and the minimum of sub-block `j`.
+fn scale(ty: WeightType, b: &[u8], j: usize) -> (i32, Option<i32>) {
+    let byte = |at: usize| i32::from(b[at]);
+    match ty {
+        WeightType::Q2K => (byte(j) & 15, Some(byte(j) >> 4)),
+        WeightType::Q3K => {
+            let low = if j < 8 { byte(96 + j) & 15 } else { byte(96 + j - 8) >> 4 };
+            ((low | (byte(104 + j % 4) >> (j / 4 * 2) & 3) << 4) - 32, None)
+        }
+        WeightType::Q4K | WeightType::Q5K if j < 4 => (byte(4 + j) & 63, Some(byte(8 + j) & 63)),
+        WeightType::Q4K | WeightType::Q5K => {
+            let upper = |at: usize| (byte(at) & 0xc0) >> 2;
+            (byte(8 + j) & 15 | upper(j), Some(byte(8 + j) >> 4 | upper(4 + j)))
+        }
+        WeightType::Q6K => (i32::from(b[192 + j] as i8), None),
+        WeightType::IQ4XS => {
+            let low = byte(4 + j / 2) >> (j % 2 * 4) & 15;
+            ((low | (byte(2 + j / 4) >> (j % 4 * 2) & 3) << 4) - 32, None)
+        }
+        _ => (1, None),
+    }
+}
+
+/// ggml's `kvalues_iq4nl`.
+const IQ4_VALUES: [i32; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Element `i` of a block without its scales.
 fn integer(ty: WeightType, b: &[u8], i: usize) -> i32 {
     // A 4-bit code in blocks of 32: bytes from `at` on, the second 16 in the high halves.
     let nibble = |at: usize| i32::from(b[at + i % 16] >> (4 * (i / 16)) & 15);
+    // `count` bits of a byte.
+    let bits = |at: usize, shift: usize, count: u32| i32::from(b[at]) >> shift & ((1 << count) - 1);
     match ty {
         WeightType::Q8_0 => i32::from(b[2 + i] as i8),
         WeightType::Q4_0 => nibble(2) - 8,
+        WeightType::Q2K => bits(16 + i / 128 * 32 + i % 32, i % 128 / 32 * 2, 2),
+        WeightType::Q3K => bits(32 + i / 128 * 32 + i % 32, i % 128 / 32 * 2, 2) + 4 * bits(i % 32, i / 32, 1) - 4,
+        WeightType::Q4K => bits(16 + i / 64 * 32 + i % 32, i / 32 % 2 * 4, 4),
+        WeightType::Q5K => bits(48 + i / 64 * 32 + i % 32, i / 32 % 2 * 4, 4) + 16 * bits(16 + i % 32, i / 32, 1),
+        WeightType::Q6K => {
+            let low = bits(i / 128 * 64 + i % 64, i % 128 / 64 * 4, 4);
+            low + 16 * bits(128 + i / 128 * 32 + i % 32, i % 128 / 32 * 2, 2) - 32
+        }
+        WeightType::IQ4XS => IQ4_VALUES[bits(8 + i / 32 * 16 + i % 16, i / 16 % 2 * 4, 4) as usize],
         _ => unreachable!("{ty} has no blocks"),
     }
 }

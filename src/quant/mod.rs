@@ -1,7 +1,14 @@
 //! Block formats of GGUF weights: sizes, and scalar conversion to and from f32.
 
 mod float;
+pub mod iq4_nl;
+pub mod iq4_xs;
+pub mod q2_k;
+pub mod q3_k;
 pub mod q4_0;
+pub mod q4_k;
+pub mod q5_k;
+pub mod q6_k;
 pub mod q8_0;
 mod rounding;
 
@@ -15,17 +22,36 @@ pub enum WeightType {
     BF16,
     Q8_0,
     Q4_0,
+    Q2K,
+    Q3K,
+    Q4K,
+    Q5K,
+    Q6K,
+    IQ4XS,
 }
 
 impl WeightType {
     /// Every type, in the order of the declaration.
-    pub const ALL: [Self; 5] = [Self::F32, Self::F16, Self::BF16, Self::Q8_0, Self::Q4_0];
+    pub const ALL: [Self; 11] = [
+        Self::F32,
+        Self::F16,
+        Self::BF16,
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::IQ4XS,
+    ];
 
     /// Elements of one block: the row length is a multiple of it.
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
             Self::Q8_0 | Self::Q4_0 => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::IQ4XS => 256,
         }
     }
 
@@ -36,6 +62,12 @@ impl WeightType {
             Self::F16 | Self::BF16 => 2,
             Self::Q8_0 => q8_0::BLOCK_BYTES,
             Self::Q4_0 => q4_0::BLOCK_BYTES,
+            Self::Q2K => q2_k::BLOCK_BYTES,
+            Self::Q3K => q3_k::BLOCK_BYTES,
+            Self::Q4K => q4_k::BLOCK_BYTES,
+            Self::Q5K => q5_k::BLOCK_BYTES,
+            Self::Q6K => q6_k::BLOCK_BYTES,
+            Self::IQ4XS => iq4_xs::BLOCK_BYTES,
         }
     }
 
@@ -56,6 +88,12 @@ impl fmt::Display for WeightType {
             Self::BF16 => "BF16",
             Self::Q8_0 => "Q8_0",
             Self::Q4_0 => "Q4_0",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+            Self::IQ4XS => "IQ4_XS",
         })
     }
 }
@@ -72,6 +110,12 @@ pub fn dequantize_row(ty: WeightType, bytes: &[u8], out: &mut [f32]) {
         WeightType::BF16 => float::dequantize_bf16(bytes, out),
         WeightType::Q8_0 => q8_0::dequantize(bytes, out),
         WeightType::Q4_0 => q4_0::dequantize(bytes, out),
+        WeightType::Q2K => q2_k::dequantize(bytes, out),
+        WeightType::Q3K => q3_k::dequantize(bytes, out),
+        WeightType::Q4K => q4_k::dequantize(bytes, out),
+        WeightType::Q5K => q5_k::dequantize(bytes, out),
+        WeightType::Q6K => q6_k::dequantize(bytes, out),
+        WeightType::IQ4XS => iq4_xs::dequantize(bytes, out),
     }
 }
 
@@ -87,6 +131,12 @@ pub fn quantize_row(ty: WeightType, x: &[f32], out: &mut Vec<u8>) {
         WeightType::BF16 => float::quantize_bf16(x, out),
         WeightType::Q8_0 => q8_0::quantize(x, out),
         WeightType::Q4_0 => q4_0::quantize(x, out),
+        WeightType::Q2K => q2_k::quantize(x, out),
+        WeightType::Q3K => q3_k::quantize(x, out),
+        WeightType::Q4K => q4_k::quantize(x, out),
+        WeightType::Q5K => q5_k::quantize(x, out),
+        WeightType::Q6K => q6_k::quantize(x, out),
+        WeightType::IQ4XS => iq4_xs::quantize(x, out),
     }
 }
 

@@ -1,7 +1,7 @@
 //! From the rows of a file to the lines of a panel: [`crate::kernels::panel`] draws where each byte goes.
 
 use crate::kernels::panel::{Line, PANEL_ROWS, panel_lines};
-use crate::quant::{WeightType, q4_0, q8_0};
+use crate::quant::{WeightType, iq4_xs, q2_k, q3_k, q4_0, q4_k, q5_k, q6_k, q8_0};
 
 /// Packs up to 32 rows of `k` elements into the zeroed lines of a panel.
 pub fn pack_panel(ty: WeightType, k: usize, rows: &[u8], panel: &mut [Line]) {
@@ -21,7 +21,71 @@ pub fn pack_panel(ty: WeightType, k: usize, rows: &[u8], panel: &mut [Line]) {
             place.words(codes);
             place.half([*d0, *d1]);
         }),
+        WeightType::Q2K => pack_blocks(ty, k, rows, panel, pack_q2_k),
+        WeightType::Q3K => pack_blocks(ty, k, rows, panel, pack_q3_k),
+        WeightType::Q4K => pack_blocks(ty, k, rows, panel, pack_q4_k),
+        WeightType::Q5K => pack_blocks(ty, k, rows, panel, pack_q5_k),
+        WeightType::Q6K => pack_blocks(ty, k, rows, panel, pack_q6_k),
+        WeightType::IQ4XS => pack_blocks(ty, k, rows, panel, pack_iq4_xs),
     }
+}
+
+fn pack_q2_k(block: &[u8; q2_k::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [fields @ .., d0, d1, m0, m1] = block;
+    let (scales, codes) = fields.split_at(16);
+    place.words(codes);
+    place.bytes(scales);
+    place.half([*d0, *d1]);
+    place.half([*m0, *m1]);
+}
+
+fn pack_q3_k(block: &[u8; q3_k::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [fields @ .., d0, d1] = block;
+    let (high, rest) = fields.split_at(32);
+    let (low, packed) = rest.split_at(64);
+    place.words(low);
+    place.words(high);
+    place.bytes(&q3_k::scales(packed.as_array().expect("12 bytes")).map(i8::cast_unsigned));
+    place.half([*d0, *d1]);
+}
+
+fn pack_q4_k(block: &[u8; q4_k::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [d0, d1, m0, m1, rest @ ..] = block;
+    let (packed, codes) = rest.split_at(q4_k::PACKED_SCALES);
+    let (scales, minimums) = q4_k::scales_and_minimums(packed.as_array().expect("12 bytes"));
+    place.words(codes);
+    place.bytes(&scales);
+    place.bytes(&minimums);
+    place.half([*d0, *d1]);
+    place.half([*m0, *m1]);
+}
+
+fn pack_q5_k(block: &[u8; q5_k::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [d0, d1, m0, m1, rest @ ..] = block;
+    let (packed, rest) = rest.split_at(q4_k::PACKED_SCALES);
+    let (high, low) = rest.split_at(32);
+    let (scales, minimums) = q4_k::scales_and_minimums(packed.as_array().expect("12 bytes"));
+    place.words(low);
+    place.words(high);
+    place.bytes(&scales);
+    place.bytes(&minimums);
+    place.half([*d0, *d1]);
+    place.half([*m0, *m1]);
+}
+
+fn pack_q6_k(block: &[u8; q6_k::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [fields @ .., d0, d1] = block;
+    let (codes, scales) = fields.split_at(128 + 64);
+    place.words(codes);
+    place.bytes(scales);
+    place.half([*d0, *d1]);
+}
+
+fn pack_iq4_xs(block: &[u8; iq4_xs::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [d0, d1, h0, h1, l0, l1, l2, l3, codes @ ..] = block;
+    place.words(codes);
+    place.bytes(&iq4_xs::scales([*h0, *h1], [*l0, *l1, *l2, *l3]).map(i8::cast_unsigned));
+    place.half([*d0, *d1]);
 }
 
 /// Packs elements of B bytes: row 0 of `k` goes to `place(k)`, each further row `row_step` elements on.
@@ -73,6 +137,11 @@ impl Place<'_> {
     /// The next `[words][32 rows][4 bytes]`.
     fn words(&mut self, bytes: &[u8]) {
         self.parts::<4>(bytes);
+    }
+
+    /// The next `[bytes][32 rows]`.
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.parts::<1>(bytes);
     }
 
     /// The next `[32 rows]` of 16-bit numbers.
