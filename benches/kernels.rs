@@ -49,8 +49,12 @@ fn block(ty: WeightType, byte: &mut impl FnMut() -> u8) -> Vec<u8> {
     let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| byte()).collect();
     let scales: &[usize] = match ty {
         WeightType::F32 | WeightType::F16 | WeightType::BF16 => &[],
-        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::IQ4XS => &[0],
-        WeightType::Q4K | WeightType::Q5K => &[0, 2],
+        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q5_0 | WeightType::IQ4NL | WeightType::IQ4XS => &[0],
+        WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => &[0, 2],
+        WeightType::MXFP4 => {
+            block[0] = 120;
+            &[]
+        }
         WeightType::Q2K => &[80, 82],
         WeightType::Q3K => &[108],
         WeightType::Q6K => &[208],

@@ -58,8 +58,11 @@ pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Col
         WeightType::F32 => accumulate_float::<F32>(segment, acc),
         WeightType::F16 => accumulate_float::<F16>(segment, acc),
         WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
-        WeightType::Q8_0 => accumulate_32::<{ offset(WeightType::Q8_0) }, F16>(segment, acc),
+        WeightType::Q8_0 | WeightType::IQ4NL => accumulate_32::<{ offset(WeightType::Q8_0) }, F16>(segment, acc),
         WeightType::Q4_0 => accumulate_32::<{ offset(WeightType::Q4_0) }, F16>(segment, acc),
+        WeightType::Q4_1 | WeightType::Q5_1 => accumulate_32::<{ offset(WeightType::Q4_1) }, F16>(segment, acc),
+        WeightType::Q5_0 => accumulate_32::<{ offset(WeightType::Q5_0) }, F16>(segment, acc),
+        WeightType::MXFP4 => accumulate_32::<{ offset(WeightType::MXFP4) }, BF16>(segment, acc),
         WeightType::Q2K => accumulate_256::<{ sub_len(WeightType::Q2K) }, { offset(WeightType::Q2K) }>(segment, acc),
         WeightType::Q3K | WeightType::Q6K => {
             accumulate_256::<{ sub_len(WeightType::Q6K) }, { offset(WeightType::Q6K) }>(segment, acc);

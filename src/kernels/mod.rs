@@ -8,6 +8,7 @@ mod avx2;
 mod avx512;
 pub mod expand;
 pub mod lanes;
+mod line_ops;
 pub mod panel;
 #[cfg(target_arch = "x86_64")]
 mod prefetch;

@@ -18,6 +18,7 @@
 //!
 //! ```text
 //! as stored (Q4_0)         8 lines   [4 words][32 rows][4 bytes], two codes a byte
+//!             (Q5_0, Q5_1) 2 lines   [32 rows][4 bytes]: bit g of byte i is the high bit of k = 4·g + i
 //!                          1 line    [32 rows] f16 scales
 //! expanded, Blocks32      16 lines   [8 groups][32 rows][4 k] u8, the integer q + offset
 //!                          1 line    [32 rows] f16 (MXFP4: bf16) scales, then a line of minimums where there are any
@@ -105,7 +106,13 @@ impl Form {
     pub const fn of(ty: WeightType) -> Self {
         match ty {
             WeightType::F32 | WeightType::F16 | WeightType::BF16 => Self::Float,
-            WeightType::Q8_0 | WeightType::Q4_0 => Self::Blocks32,
+            WeightType::Q8_0
+            | WeightType::Q4_0
+            | WeightType::Q4_1
+            | WeightType::Q5_0
+            | WeightType::Q5_1
+            | WeightType::IQ4NL
+            | WeightType::MXFP4 => Self::Blocks32,
             WeightType::Q2K
             | WeightType::Q3K
             | WeightType::Q4K
@@ -150,7 +157,10 @@ pub const fn panel_lines(ty: WeightType, k: usize) -> usize {
         WeightType::F16 => k,
         WeightType::BF16 => 2 * k.div_ceil(2),
         WeightType::Q8_0 => k / 32 * 17,
-        WeightType::Q4_0 => k / 32 * 9,
+        WeightType::Q4_0 | WeightType::IQ4NL | WeightType::MXFP4 => k / 32 * 9,
+        WeightType::Q4_1 => k / 32 * 10,
+        WeightType::Q5_0 => k / 32 * 11,
+        WeightType::Q5_1 => k / 32 * 12,
         WeightType::Q2K => k / 256 * 42,
         WeightType::Q3K => k / 256 * 57,
         WeightType::Q4K => k / 256 * 74,
@@ -180,10 +190,11 @@ pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
 pub const fn offset(ty: WeightType) -> i32 {
     match ty {
         WeightType::F32 | WeightType::F16 | WeightType::BF16 => 0,
-        WeightType::Q2K | WeightType::Q4K | WeightType::Q5K => 0,
+        WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q2K | WeightType::Q4K | WeightType::Q5K => 0,
         WeightType::Q4_0 => 8,
+        WeightType::Q5_0 | WeightType::MXFP4 => 16,
         WeightType::Q3K | WeightType::Q6K => 32,
-        WeightType::Q8_0 | WeightType::IQ4XS => 128,
+        WeightType::Q8_0 | WeightType::IQ4NL | WeightType::IQ4XS => 128,
     }
 }
 

@@ -153,7 +153,7 @@ fn dot_of_4(codes: [u8; 4], offset: i32, x: u32) -> i32 {
 }
 
 /// Number `row` of a line of scales or minimums.
-pub fn scale_of(_ty: WeightType, line: &Line, row: usize) -> f32 {
+pub fn scale_of(ty: WeightType, line: &Line, row: usize) -> f32 {
     let bits = bytemuck::cast_slice::<Line, u16>(std::slice::from_ref(line))[row];
-    f16::from_bits(bits).to_f32()
+    if ty == WeightType::MXFP4 { bf16::from_bits(bits).to_f32() } else { f16::from_bits(bits).to_f32() }
 }

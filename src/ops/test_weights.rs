@@ -37,6 +37,9 @@ fn random_block(random: &mut TestRng, range: Range, ty: WeightType) -> Vec<u8> {
     let extreme = below(random, 4) == 0;
     let mut byte = || if extreme { [0x00, 0xff, 0x80, 0x7f][below(random, 4) as usize] } else { random.next() as u8 };
     let mut block: Vec<u8> = (0..ty.block_bytes()).map(|_| byte()).collect();
+    if ty == WeightType::MXFP4 && range == Range::Plain {
+        block[0] = 120 + below(random, 8) as u8;
+    }
     for at in f16_places(ty) {
         block[*at..][..2].copy_from_slice(&random_f16_bits(random, range).to_le_bytes());
     }
@@ -47,8 +50,9 @@ fn random_block(random: &mut TestRng, range: Range, ty: WeightType) -> Vec<u8> {
 fn f16_places(ty: WeightType) -> &'static [usize] {
     match ty {
         WeightType::F32 | WeightType::F16 | WeightType::BF16 => &[],
-        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::IQ4XS => &[0],
-        WeightType::Q4K | WeightType::Q5K => &[0, 2],
+        WeightType::MXFP4 => &[],
+        WeightType::Q8_0 | WeightType::Q4_0 | WeightType::Q5_0 | WeightType::IQ4NL | WeightType::IQ4XS => &[0],
+        WeightType::Q4_1 | WeightType::Q5_1 | WeightType::Q4K | WeightType::Q5K => &[0, 2],
         WeightType::Q2K => &[80, 82],
         WeightType::Q3K => &[108],
         WeightType::Q6K => &[208],
@@ -169,13 +173,15 @@ fn decode_block(ty: WeightType, bytes: &[u8]) -> Block {
     };
     let (scales, minimums): (Vec<i32>, Vec<Option<i32>>) = (0..subs).map(|j| scale(ty, bytes, j)).unzip();
     let m = f16s.get(1).map_or(0.0, |m| if subs == 1 { *m } else { -m });
-    Block { d: f16s[0], m, q, scales, minimums: minimums.into_iter().flatten().collect() }
+    let d = if ty == WeightType::MXFP4 { 2f64.powi(i32::from(bytes[0]) - 128) as f32 } else { f16s[0] };
+    Block { d, m, q, scales, minimums: minimums.into_iter().flatten().collect() }
 }
 
 /// The scale and the minimum of sub-block `j`.
 fn scale(ty: WeightType, b: &[u8], j: usize) -> (i32, Option<i32>) {
     let byte = |at: usize| i32::from(b[at]);
     match ty {
+        WeightType::Q4_1 | WeightType::Q5_1 => (1, Some(1)),
         WeightType::Q2K => (byte(j) & 15, Some(byte(j) >> 4)),
         WeightType::Q3K => {
             let low = if j < 8 { byte(96 + j) & 15 } else { byte(96 + j - 8) >> 4 };
@@ -207,6 +213,17 @@ fn integer(ty: WeightType, b: &[u8], i: usize) -> i32 {
     match ty {
         WeightType::Q8_0 => i32::from(b[2 + i] as i8),
         WeightType::Q4_0 => nibble(2) - 8,
+        WeightType::Q4_1 => nibble(4),
+        WeightType::Q5_0 => nibble(6) + 16 * bits(2 + i / 8, i % 8, 1) - 16,
+        WeightType::Q5_1 => nibble(8) + 16 * bits(4 + i / 8, i % 8, 1),
+        WeightType::IQ4NL => IQ4_VALUES[nibble(2) as usize],
+        WeightType::MXFP4 => {
+            // Sign, exponent, fraction: 0.5 * fraction where the exponent is 0, else 2^(exponent - 1) * (1 + 0.5 * fraction).
+            let code = nibble(1);
+            let (exponent, fraction) = (code >> 1 & 3, code & 1);
+            let twice = if exponent == 0 { fraction } else { (2 + fraction) << (exponent - 1) };
+            if code & 8 == 0 { twice } else { -twice }
+        }
         WeightType::Q2K => bits(16 + i / 128 * 32 + i % 32, i % 128 / 32 * 2, 2),
         WeightType::Q3K => bits(32 + i / 128 * 32 + i % 32, i % 128 / 32 * 2, 2) + 4 * bits(i % 32, i / 32, 1) - 4,
         WeightType::Q4K => bits(16 + i / 64 * 32 + i % 32, i / 32 % 2 * 4, 4),

@@ -3,10 +3,14 @@
 mod float;
 pub mod iq4_nl;
 pub mod iq4_xs;
+pub mod mxfp4;
 pub mod q2_k;
 pub mod q3_k;
 pub mod q4_0;
+pub mod q4_1;
 pub mod q4_k;
+pub mod q5_0;
+pub mod q5_1;
 pub mod q5_k;
 pub mod q6_k;
 pub mod q8_0;
@@ -22,6 +26,11 @@ pub enum WeightType {
     BF16,
     Q8_0,
     Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    IQ4NL,
+    MXFP4,
     Q2K,
     Q3K,
     Q4K,
@@ -32,12 +41,17 @@ pub enum WeightType {
 
 impl WeightType {
     /// Every type, in the order of the declaration.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::F32,
         Self::F16,
         Self::BF16,
         Self::Q8_0,
         Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::IQ4NL,
+        Self::MXFP4,
         Self::Q2K,
         Self::Q3K,
         Self::Q4K,
@@ -50,7 +64,7 @@ impl WeightType {
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q8_0 | Self::Q4_0 => 32,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::IQ4NL | Self::MXFP4 => 32,
             Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::IQ4XS => 256,
         }
     }
@@ -62,6 +76,11 @@ impl WeightType {
             Self::F16 | Self::BF16 => 2,
             Self::Q8_0 => q8_0::BLOCK_BYTES,
             Self::Q4_0 => q4_0::BLOCK_BYTES,
+            Self::Q4_1 => q4_1::BLOCK_BYTES,
+            Self::Q5_0 => q5_0::BLOCK_BYTES,
+            Self::Q5_1 => q5_1::BLOCK_BYTES,
+            Self::IQ4NL => iq4_nl::BLOCK_BYTES,
+            Self::MXFP4 => mxfp4::BLOCK_BYTES,
             Self::Q2K => q2_k::BLOCK_BYTES,
             Self::Q3K => q3_k::BLOCK_BYTES,
             Self::Q4K => q4_k::BLOCK_BYTES,
@@ -88,6 +107,11 @@ impl fmt::Display for WeightType {
             Self::BF16 => "BF16",
             Self::Q8_0 => "Q8_0",
             Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::IQ4NL => "IQ4_NL",
+            Self::MXFP4 => "MXFP4",
             Self::Q2K => "Q2_K",
             Self::Q3K => "Q3_K",
             Self::Q4K => "Q4_K",
@@ -110,6 +134,11 @@ pub fn dequantize_row(ty: WeightType, bytes: &[u8], out: &mut [f32]) {
         WeightType::BF16 => float::dequantize_bf16(bytes, out),
         WeightType::Q8_0 => q8_0::dequantize(bytes, out),
         WeightType::Q4_0 => q4_0::dequantize(bytes, out),
+        WeightType::Q4_1 => q4_1::dequantize(bytes, out),
+        WeightType::Q5_0 => q5_0::dequantize(bytes, out),
+        WeightType::Q5_1 => q5_1::dequantize(bytes, out),
+        WeightType::IQ4NL => iq4_nl::dequantize(bytes, out),
+        WeightType::MXFP4 => mxfp4::dequantize(bytes, out),
         WeightType::Q2K => q2_k::dequantize(bytes, out),
         WeightType::Q3K => q3_k::dequantize(bytes, out),
         WeightType::Q4K => q4_k::dequantize(bytes, out),
@@ -131,6 +160,11 @@ pub fn quantize_row(ty: WeightType, x: &[f32], out: &mut Vec<u8>) {
         WeightType::BF16 => float::quantize_bf16(x, out),
         WeightType::Q8_0 => q8_0::quantize(x, out),
         WeightType::Q4_0 => q4_0::quantize(x, out),
+        WeightType::Q4_1 => q4_1::quantize(x, out),
+        WeightType::Q5_0 => q5_0::quantize(x, out),
+        WeightType::Q5_1 => q5_1::quantize(x, out),
+        WeightType::IQ4NL => iq4_nl::quantize(x, out),
+        WeightType::MXFP4 => mxfp4::quantize(x, out),
         WeightType::Q2K => q2_k::quantize(x, out),
         WeightType::Q3K => q3_k::quantize(x, out),
         WeightType::Q4K => q4_k::quantize(x, out),

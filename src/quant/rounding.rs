@@ -87,3 +87,12 @@ impl<const S: usize> Affine<S> {
         code.clamp(0.0, f32::from(self.steps)) as u8
     }
 }
+
+/// The smallest and the largest element; NaN where one is not finite.
+pub(super) fn span(x: &[f32]) -> (f32, f32) {
+    if x.iter().any(|v| !v.is_finite()) {
+        return (f32::NAN, f32::NAN);
+    }
+    let low = x.iter().fold(f32::INFINITY, |low, v| low.min(*v));
+    (low, x.iter().fold(f32::NEG_INFINITY, |high, v| high.max(*v)))
+}

@@ -1,7 +1,9 @@
 //! From the rows of a file to the lines of a panel: [`crate::kernels::panel`] draws where each byte goes.
 
+use half::bf16;
+
 use crate::kernels::panel::{Line, PANEL_ROWS, panel_lines};
-use crate::quant::{WeightType, iq4_xs, q2_k, q3_k, q4_0, q4_k, q5_k, q6_k, q8_0};
+use crate::quant::{WeightType, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 /// Packs up to 32 rows of `k` elements into the zeroed lines of a panel.
 pub fn pack_panel(ty: WeightType, k: usize, rows: &[u8], panel: &mut [Line]) {
@@ -12,15 +14,12 @@ pub fn pack_panel(ty: WeightType, k: usize, rows: &[u8], panel: &mut [Line]) {
             let place = |k: usize| k / 2 * 2 * PANEL_ROWS + k % 2;
             pack_elements::<2>(k, rows, bytemuck::cast_slice_mut(panel), place, 2);
         }
-        WeightType::Q8_0 => pack_blocks::<{ q8_0::BLOCK_BYTES }>(ty, k, rows, panel, |[d0, d1, codes @ ..], place| {
-            // The signed byte plus 128.
-            place.words(&codes.map(|byte| byte ^ 0x80));
-            place.half([*d0, *d1]);
-        }),
-        WeightType::Q4_0 => pack_blocks::<{ q4_0::BLOCK_BYTES }>(ty, k, rows, panel, |[d0, d1, codes @ ..], place| {
-            place.words(codes);
-            place.half([*d0, *d1]);
-        }),
+        WeightType::Q8_0 => pack_blocks(ty, k, rows, panel, pack_q8_0),
+        WeightType::Q4_0 | WeightType::IQ4NL => pack_blocks(ty, k, rows, panel, pack_q4_0),
+        WeightType::Q4_1 => pack_blocks(ty, k, rows, panel, pack_q4_1),
+        WeightType::Q5_0 => pack_blocks(ty, k, rows, panel, pack_q5_0),
+        WeightType::Q5_1 => pack_blocks(ty, k, rows, panel, pack_q5_1),
+        WeightType::MXFP4 => pack_blocks(ty, k, rows, panel, pack_mxfp4),
         WeightType::Q2K => pack_blocks(ty, k, rows, panel, pack_q2_k),
         WeightType::Q3K => pack_blocks(ty, k, rows, panel, pack_q3_k),
         WeightType::Q4K => pack_blocks(ty, k, rows, panel, pack_q4_k),
@@ -28,6 +27,54 @@ pub fn pack_panel(ty: WeightType, k: usize, rows: &[u8], panel: &mut [Line]) {
         WeightType::Q6K => pack_blocks(ty, k, rows, panel, pack_q6_k),
         WeightType::IQ4XS => pack_blocks(ty, k, rows, panel, pack_iq4_xs),
     }
+}
+
+fn pack_q8_0(block: &[u8; q8_0::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [d0, d1, codes @ ..] = block;
+    // The signed byte plus 128.
+    place.words(&codes.map(|byte| byte ^ 0x80));
+    place.half([*d0, *d1]);
+}
+
+fn pack_q4_0(block: &[u8; q4_0::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [d0, d1, codes @ ..] = block;
+    place.words(codes);
+    place.half([*d0, *d1]);
+}
+
+fn pack_q4_1(block: &[u8; q4_1::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [d0, d1, m0, m1, codes @ ..] = block;
+    place.words(codes);
+    place.half([*d0, *d1]);
+    place.half([*m0, *m1]);
+}
+
+fn pack_q5_0(block: &[u8; q5_0::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [d0, d1, h0, h1, h2, h3, codes @ ..] = block;
+    place.words(codes);
+    place.words(&by_groups([*h0, *h1, *h2, *h3]));
+    place.half([*d0, *d1]);
+}
+
+fn pack_q5_1(block: &[u8; q5_1::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [d0, d1, m0, m1, h0, h1, h2, h3, codes @ ..] = block;
+    place.words(codes);
+    place.words(&by_groups([*h0, *h1, *h2, *h3]));
+    place.half([*d0, *d1]);
+    place.half([*m0, *m1]);
+}
+
+/// High bits in the order of the elements, so that bit `g` of byte `i` is that of element `4 * g + i`.
+fn by_groups(high: [u8; 4]) -> [u8; 4] {
+    let high = u32::from_le_bytes(high);
+    std::array::from_fn(|i| (0..8).fold(0, |bits, g| bits | ((high >> (4 * g + i) & 1) as u8) << g))
+}
+
+fn pack_mxfp4(block: &[u8; mxfp4::BLOCK_BYTES], place: &mut Place<'_>) {
+    let [exponent, codes @ ..] = block;
+    place.words(codes);
+    // A power of two: what bf16 cuts off is zero.
+    place.half(bf16::from_f32(mxfp4::scale(*exponent)).to_le_bytes());
 }
 
 fn pack_q2_k(block: &[u8; q2_k::BLOCK_BYTES], place: &mut Place<'_>) {
