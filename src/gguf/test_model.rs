@@ -49,6 +49,8 @@ pub struct TestModel {
     pub weight_type: WeightType,
     /// The type of matrices whose rows are no whole number of `weight_type`'s blocks; `None` makes them an error.
     pub odd_rows_as: Option<WeightType>,
+    /// Types of the matrices whose names contain a text, instead of `weight_type`; the first that fits counts.
+    pub other_types: Vec<(&'static str, WeightType)>,
     pub seed: u64,
     pub rope_base: f32,
     pub rope_scaling: RopeScaling,
@@ -96,6 +98,7 @@ impl Default for TestModel {
             tied: false,
             weight_type: WeightType::F32,
             odd_rows_as: None,
+            other_types: Vec::new(),
             seed: 42,
             rope_base: 10_000.0,
             rope_scaling: RopeScaling::None,
@@ -176,7 +179,7 @@ impl TestModel {
     /// The file in memory.
     ///
     /// # Panics
-    /// The shape cannot be written in this type (Q8_0 needs row lengths that are multiples of 32).
+    /// The shape cannot be written in this type (Q8_0 needs row lengths that are multiples of 32, Q4_K of 256).
     pub fn build(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self.write(&mut out) {
@@ -280,7 +283,7 @@ impl TestModel {
 
     /// The tensors of a Llama model, in llama.cpp's names and order.
     fn plan(&self) -> io::Result<Vec<Planned>> {
-        let mut plan = Plan { tensors: Vec::new(), weight_type: self.weight_type, odd_rows_as: self.odd_rows_as };
+        let mut plan = Plan { tensors: Vec::new(), model: self };
         let (hidden, ffn) = (self.hidden, self.ffn);
         let (q_width, kv_width) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         // A tied embedding is an output matrix, whose fan-in is `hidden`; a lookup alone has no fan-in to speak of.
@@ -314,21 +317,22 @@ fn fan_in_scale(fan_in: usize) -> f32 {
     1.0 / (fan_in as f32).sqrt()
 }
 
-struct Plan {
+struct Plan<'a> {
     tensors: Vec<Planned>,
-    weight_type: WeightType,
-    odd_rows_as: Option<WeightType>,
+    model: &'a TestModel,
 }
 
-impl Plan {
+impl Plan<'_> {
     /// A matrix `[n, k]`.
     fn matrix(&mut self, name: &str, n: usize, k: usize, scale: f32) -> io::Result<()> {
         let dims = vec![k as u64, n as u64];
-        let fits = self.weight_type.row_bytes(k).is_some();
-        let ty = if fits { self.weight_type } else { self.odd_rows_as.unwrap_or(self.weight_type) };
+        let other = self.model.other_types.iter().find(|(part, _)| name.contains(part));
+        let wanted = other.map_or(self.model.weight_type, |(_, ty)| *ty);
+        let fits = wanted.row_bytes(k).is_some();
+        let ty = if fits { wanted } else { self.model.odd_rows_as.unwrap_or(wanted) };
         let ggml_type = ggml_type(ty);
         let Some(num_bytes) = TensorType::from_id(ggml_type).and_then(|t| t.tensor_bytes(&dims)) else {
-            let problem = format!("tensor {name} of rows of {k} elements cannot be of type {}", self.weight_type);
+            let problem = format!("tensor {name} of rows of {k} elements cannot be of type {wanted}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         };
         let entry = TensorEntry { name: name.into(), dims, ggml_type, num_bytes };

@@ -77,6 +77,44 @@ fn blocks_decode_as_the_gguf_package_does() {
     }
 }
 
+/// The largest error of a quantiser on numbers in -1 ..= 1, half a step of its coarsest block with some room for what
+/// the scales round.
+#[test]
+fn quantisers_stay_within_a_step() {
+    let x: Vec<f32> = (0..1024).map(|i| ((i * 7919 % 2048) as f32 / 1023.5 - 1.0) * 0.9f32.powi(i / 64)).collect();
+    for (ty, bound) in [
+        (WeightType::Q4_0, 0.14),
+        (WeightType::Q4_1, 0.08),
+        (WeightType::Q5_0, 0.07),
+        (WeightType::Q5_1, 0.04),
+        (WeightType::IQ4NL, 0.15),
+        (WeightType::MXFP4, 0.35),
+        (WeightType::Q2K, 0.45),
+        (WeightType::Q3K, 0.3),
+        (WeightType::Q4K, 0.09),
+        (WeightType::Q5K, 0.05),
+        (WeightType::Q6K, 0.05),
+        (WeightType::IQ4XS, 0.15),
+    ] {
+        let worst = x.iter().zip(round_trip(ty, &x)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst > 0.005 && worst < bound, "{ty}: {worst}");
+        assert!(round_trip(ty, &[0.0; 256]).iter().all(|v| *v == 0.0), "{ty}");
+    }
+}
+
+#[test]
+fn what_is_no_number_spoils_its_block_alone() {
+    for ty in integer_types().filter(|ty| *ty != WeightType::MXFP4) {
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = [1.0; 512];
+            x[300] = odd;
+            let out = round_trip(ty, &x);
+            assert!(out[..256].iter().all(|v| v.is_finite()), "{ty}");
+            assert!(out[300].is_nan(), "{ty} {odd}");
+        }
+    }
+}
+
 #[test]
 fn float_types_keep_infinities_and_nan() {
     for ty in [WeightType::F32, WeightType::F16, WeightType::BF16] {

@@ -54,12 +54,13 @@ unsafe impl GlobalAlloc for Counting {
 #[test]
 fn law_6_a_warm_decode_step_allocates_nothing() {
     for isa in isas() {
-        for (weight_type, kv_type, block_size) in [
-            (WeightType::F32, KvType::F16, 32),
-            (WeightType::Q8_0, KvType::F32, 32),
-            (WeightType::BF16, KvType::F16, 5),
+        for (weight_type, second_type, kv_type, block_size) in [
+            (WeightType::F32, None, KvType::F16, 32),
+            (WeightType::Q8_0, None, KvType::F32, 32),
+            (WeightType::BF16, None, KvType::F16, 5),
+            (WeightType::Q4K, Some(WeightType::Q5_0), KvType::F16, 32),
         ] {
-            let tiny = TinyModel { weight_type, kv_type, ..TinyModel::default() };
+            let tiny = TinyModel { weight_type, second_type, kv_type, ..TinyModel::default() };
             // One thread, so that all work is on the one that is counted.
             let circumstances =
                 Circumstances { isa, threads: 1, max_rows: 64, max_logits_rows: 8, num_blocks: 256, block_size };

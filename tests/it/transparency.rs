@@ -107,6 +107,7 @@ fn check(tiny: &TinyModel, isa: Isa, runs: &[Run]) {
     assert!(compared >= expected, "{compared} rows compared, {expected} expected");
 }
 
+/// The types that every run is made with; [`law_1_every_type_and_mixes`] has the others.
 const TYPES: [WeightType; 4] = [WeightType::F32, WeightType::F16, WeightType::BF16, WeightType::Q8_0];
 
 #[test]
@@ -140,6 +141,35 @@ fn law_1_threads_chunks_and_block_sizes() {
                 }
                 check(&tiny, isa, &runs);
             }
+        }
+    }
+}
+
+/// Few runs, as models with super-blocks are wide: the tests of `ops::matmul` have every batch size of every type.
+#[test]
+fn law_1_every_type_and_mixes() {
+    let narrow = Run { batch: 9, ..WIDE };
+    let few = [narrow, Run { threads: 3, step_rows: 7, block_size: 5, batch: 5, num_blocks: 512, ..WIDE }];
+    let more = [
+        Run { batch: 1, ..WIDE },
+        Run { batch: 2, threads: 3, ..WIDE },
+        Run { batch: 17, ..WIDE },
+        Run { batch: 5, threads: 1, step_rows: 3, ..WIDE },
+    ];
+    let alone = WeightType::ALL.map(|ty| (ty, None));
+    // As llama.cpp mixes them, with the types it falls back to, and integers beside floats.
+    let mixes = [
+        (WeightType::Q4K, Some(WeightType::Q6K)),
+        (WeightType::Q3K, Some(WeightType::Q5K)),
+        (WeightType::Q4K, Some(WeightType::Q5_0)),
+        (WeightType::Q4_0, Some(WeightType::Q8_0)),
+        (WeightType::Q6K, Some(WeightType::F16)),
+        (WeightType::MXFP4, Some(WeightType::BF16)),
+    ];
+    for isa in isas() {
+        let runs = if isa.path() == Path::Scalar { few.to_vec() } else { [few.as_slice(), &more].concat() };
+        for (weight_type, second_type) in alone.into_iter().filter(|(ty, _)| !TYPES.contains(ty)).chain(mixes) {
+            check(&TinyModel { weight_type, second_type, kv_type: KvType::F16, ..TinyModel::default() }, isa, &runs);
         }
     }
 }

@@ -84,6 +84,43 @@ fn every_weight_type_is_the_f32_model_rounded() {
 }
 
 #[test]
+fn matrices_may_be_of_several_types() {
+    let other_types = vec![("ffn_down", WeightType::Q6K), ("attn_v", WeightType::F16)];
+    let model = TestModel {
+        hidden: 256,
+        ffn: 512,
+        heads: 16,
+        weight_type: WeightType::Q4K,
+        odd_rows_as: Some(WeightType::Q8_0),
+        other_types,
+        ..TestModel::default()
+    };
+    let file = open(&model);
+    let ty = |name: &str| file.tensor(name).expect("there").weight_type().expect("known");
+    assert_eq!(ty("blk.0.ffn_up.weight"), WeightType::Q4K);
+    assert_eq!(ty("blk.1.ffn_down.weight"), WeightType::Q6K);
+    assert_eq!(ty("blk.1.attn_v.weight"), WeightType::F16);
+    let narrow = TestModel { ffn: 320, ..model };
+    let file = open(&narrow);
+    assert_eq!(file.tensor("blk.1.ffn_down.weight").expect("there").weight_type().expect("known"), WeightType::Q8_0);
+}
+
+#[test]
+fn large_matrices_of_super_blocks_come_from_the_pool() {
+    let model = TestModel {
+        hidden: 256,
+        vocab: 5000,
+        head_dim: 64,
+        layers: 0,
+        weight_type: WeightType::Q6K,
+        ..TestModel::default()
+    };
+    let embedding = f32s(&open(&model), "token_embd.weight");
+    assert!((deviation(&embedding) - 1.0).abs() < 0.01);
+    assert_ne!(embedding[..256], embedding[256..512]);
+}
+
+#[test]
 fn large_matrices_come_from_the_pool_without_equal_rows() {
     let (hidden, vocab) = (256usize, 40_000usize);
     let model =

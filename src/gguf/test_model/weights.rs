@@ -2,7 +2,7 @@
 //!
 //! A matrix of up to [`DIRECT_ELEMENTS`] has its own numbers. A larger one reads a pool of normals, drawn once, from a
 //! start of its own and around the pool's end: the pool is a prime number of blocks long, so rows of any length fall on
-//! ever new places of it and no two rows of a matrix are alike. The pool is encoded once for each scale, after which
+//! ever new places of it and no two rows of a matrix are alike (of types with super-blocks, no two of 32 771 rows). The pool is encoded once for each scale, after which
 //! writing a matrix is copying.
 
 use super::random::Stream;
@@ -12,9 +12,11 @@ use std::io;
 const DIRECT_ELEMENTS: u64 = 1 << 20;
 /// Elements drawn and encoded at a time; a multiple of every block length.
 const PIECE: u64 = 1 << 15;
-const BLOCK: usize = 32;
-/// Prime.
-const POOL_BLOCKS: usize = 131_071;
+
+/// Elements of a block of the pool, and how many there are: a prime.
+const fn pool_size(ty: WeightType) -> (usize, usize) {
+    if ty.block_len() == 256 { (256, 32_771) } else { (32, 131_071) }
+}
 
 type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> io::Result<()>;
 
@@ -44,7 +46,7 @@ impl WeightSource {
         let stream = Stream::new(self.seed, name);
         if elements > DIRECT_ELEMENTS {
             self.encode_pool(ty, scale);
-            self.pooled(stream, elements, sink)
+            self.pooled(stream, elements, pool_size(ty), sink)
         } else {
             direct(stream, elements, ty, scale, sink)
         }
@@ -56,12 +58,12 @@ impl WeightSource {
         (0..len).flat_map(|i| (1.0 + 0.1 * stream.normal(i)).to_le_bytes()).collect()
     }
 
-    fn pooled(&self, stream: Stream, elements: u64, sink: Sink) -> io::Result<()> {
-        let bytes_per_block = self.encoded.len() / POOL_BLOCKS;
-        // For the float types the last block of a matrix may be cut; Q8_0 matrices are whole blocks.
-        let mut left =
-            elements as usize / BLOCK * bytes_per_block + elements as usize % BLOCK * bytes_per_block / BLOCK;
-        let mut start = (stream.bits(0) % POOL_BLOCKS as u64) as usize * bytes_per_block;
+    fn pooled(&self, stream: Stream, elements: u64, (block, blocks): (usize, usize), sink: Sink) -> io::Result<()> {
+        let bytes_per_block = self.encoded.len() / blocks;
+        // For the float types the last block of a matrix may be cut; integer matrices are whole blocks.
+        let elements = elements as usize;
+        let mut left = elements / block * bytes_per_block + elements % block * bytes_per_block / block;
+        let mut start = (stream.bits(0) % blocks as u64) as usize * bytes_per_block;
         while left > 0 {
             let piece = &self.encoded[start..];
             let piece = &piece[..piece.len().min(left)];
@@ -76,13 +78,12 @@ impl WeightSource {
         if self.encoded_as == Some((ty, scale)) {
             return;
         }
-        if self.pool.is_empty() {
-            let stream = Stream::new(self.seed, "pool");
-            self.pool = (0..(POOL_BLOCKS * BLOCK) as u64).map(|i| stream.normal(i)).collect();
-        }
+        let (block, blocks) = pool_size(ty);
+        let (stream, len) = (Stream::new(self.seed, "pool"), block * blocks);
+        self.pool.extend((self.pool.len()..len).map(|i| stream.normal(i as u64)));
         self.encoded.clear();
         let mut numbers = Vec::with_capacity(PIECE as usize);
-        for piece in self.pool.chunks(PIECE as usize) {
+        for piece in self.pool[..len].chunks(PIECE as usize) {
             numbers.clear();
             numbers.extend(piece.iter().map(|x| scale * x));
             quant::quantize_row(ty, &numbers, &mut self.encoded);

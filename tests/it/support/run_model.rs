@@ -15,13 +15,15 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug)]
 pub struct TinyModel {
     pub weight_type: WeightType,
+    /// The type of the output matrix, `attn_v` and `ffn_down`, where it is another: such mixes are common.
+    pub second_type: Option<WeightType>,
     pub kv_type: KvType,
     pub seed: u64,
 }
 
 impl Default for TinyModel {
     fn default() -> Self {
-        Self { weight_type: WeightType::F32, kv_type: KvType::F32, seed: 1 }
+        Self { weight_type: WeightType::F32, second_type: None, kv_type: KvType::F32, seed: 1 }
     }
 }
 
@@ -43,18 +45,22 @@ pub struct Circumstances {
     pub block_size: usize,
 }
 
-/// Builds a two-layer model with grouped-query attention.
+/// Builds a two-layer model with grouped-query attention; wider for types with super-blocks.
 pub fn build(tiny: &TinyModel, circumstances: Circumstances) -> Built {
+    let block = tiny.weight_type.block_len().max(tiny.second_type.map_or(1, WeightType::block_len));
+    let (hidden, ffn, heads) = if block == 256 { (256, 256, 16) } else { (64, 96, 4) };
+    let second = tiny.second_type.unwrap_or(tiny.weight_type);
     let spec = TestModel {
-        hidden: 64,
-        ffn: 96,
+        hidden,
+        ffn,
         layers: 2,
-        heads: 4,
+        heads,
         kv_heads: 2,
         head_dim: 16,
         vocab: 300,
         context: 128,
         weight_type: tiny.weight_type,
+        other_types: vec![("output.weight", second), ("attn_v", second), ("ffn_down", second)],
         seed: tiny.seed,
         ..TestModel::default()
     };
