@@ -16,7 +16,7 @@ pub struct SynthArgs {
     /// Sizes: tiny, 15m, 160m, 1b (TinyLlama-1.1B), 3b (Llama-3.2-3B), 7b (Llama-2-7B).
     #[arg(long, value_name = "NAME")]
     shape: String,
-    /// Type of the matrices: f32, f16, bf16, q8_0 (f16 where a row is no multiple of 32).
+    /// Type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_k, … (f16 where a row is no multiple of the type's block).
     #[arg(long = "type", value_name = "TYPE")]
     weight_type: String,
     /// Architecture: llama.
@@ -104,7 +104,7 @@ fn describe(args: &SynthArgs) -> Result<TestModel, CliError> {
         vocab,
         context: args.context.map_or(shape.context, |n| n as usize),
         weight_type,
-        // `tiny` has an FFN of 688 = 21.5 * 32: its `ffn_down` cannot be Q8_0.
+        // `tiny` has an FFN of 688 = 21.5 * 32: its `ffn_down` cannot be of an integer type.
         odd_rows_as: Some(WeightType::F16),
         seed: args.seed,
         tokenizer,

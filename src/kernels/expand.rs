@@ -303,8 +303,12 @@ fn widen_signed(lines: &[Line], out: &mut [Line]) {
 fn pair(lines: &[Line], out: &mut [Line]) {
     let out: &mut [[u32; 32]] = bytemuck::cast_slice_mut(out);
     for (line, out) in lines.iter().zip(out) {
+        let [even, odd]: &[[u8; 32]; 2] = bytemuck::cast_ref(line);
         for r in 0..32 {
-            out[r] = u32::from(line.0[r]) | u32::from(line.0[32 + r]) << 16;
+            out[r] = u32::from(odd[r]) << 16;
+        }
+        for r in 0..32 {
+            out[r] |= u32::from(even[r]);
         }
     }
 }

@@ -16,7 +16,12 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
-EXACT_TYPES = ("F32", "F16", "BF16", "Q8_0")
+FLOAT_TYPES = ("F32", "F16", "BF16")
+# Integer types, and over how many activations our engine takes one scale for them.
+ACTIVATION_BLOCKS = {
+    **dict.fromkeys(("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"), 32),
+    **dict.fromkeys(("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"), 256),
+}
 
 
 class Model:
@@ -42,9 +47,9 @@ class Model:
         self.tensors, self.types = {}, {}
         for t in reader.tensors:
             kind = GGMLQuantizationType(t.tensor_type)
-            if kind.name not in EXACT_TYPES:
+            if kind.name not in FLOAT_TYPES and kind.name not in ACTIVATION_BLOCKS:
                 raise SystemExit(f"{path}: tensor {t.name}: type {kind.name} is not handled")
-            # Each of these types widens to f32, and then to f64, without rounding.
+            # Without rounding, but for the types with minimums, which round once to f32.
             self.tensors[t.name] = np.asarray(dequantize(t.data, kind), dtype=np.float64)
             self.types[t.name] = kind.name
         self.vocab = len(self.tensors["token_embd.weight"])
@@ -93,10 +98,10 @@ def silu(x):
     return x / (1.0 + np.exp(-x))
 
 
-def int8_blocks(x):
-    """`x` `[T, K]` as the Q8_0 contract of specs/numerics.md rounds it: per 32 values, scale amax/127 in f32."""
+def int8_blocks(x, block):
+    """`x` `[T, K]` as specs/numerics.md rounds it: per 32 or 256 values (`block`), scale amax/127 in f32."""
     rows, width = x.shape
-    blocks = x.astype(np.float32).reshape(rows, width // 32, 32)
+    blocks = x.astype(np.float32).reshape(rows, width // block, block)
     amax = np.abs(blocks).max(axis=2, keepdims=True)
     scale = amax / np.float32(127)
     with np.errstate(divide="ignore"):
@@ -109,8 +114,8 @@ def forward(model, tokens, kv="f32", int8_activations=False, perturb=None):
     """Logits `[T, V]` of every position of `tokens`. `perturb(x)`, if given, disturbs the input of every matmul."""
 
     def matmul(x, name):
-        if int8_activations and model.types[name] == "Q8_0":
-            x = int8_blocks(x)
+        if int8_activations and model.types[name] in ACTIVATION_BLOCKS:
+            x = int8_blocks(x, ACTIVATION_BLOCKS[model.types[name]])
         return (perturb(x) if perturb else x) @ model.tensors[name].T
 
     def stored(x):
@@ -148,7 +153,7 @@ def main():
     parser.add_argument("--tokens", required=True, help="prompt token ids, comma separated")
     parser.add_argument("--greedy", type=int, default=0, metavar="N", help="append N tokens by argmax and print them")
     parser.add_argument("--kv", choices=["f32", "f16"], default="f32", help="round K (after RoPE) and V to this type")
-    parser.add_argument("--int8-activations", action="store_true", help="round the inputs of Q8_0 matmuls as we do")
+    parser.add_argument("--int8-activations", action="store_true", help="round the inputs of integer matmuls as we do")
     parser.add_argument("--out", help="write the logits of every position to this .npy")
     args = parser.parse_args()
     model = Model(args.model)

@@ -43,7 +43,7 @@ def numpy_values(path, name):
         "logits": llama_f64.forward(model, prompt),
         "logits_f16_kv": llama_f64.forward(model, prompt, kv="f16"),
     }
-    if "Q8_0" in model.types.values():
+    if any(kind in llama_f64.ACTIVATION_BLOCKS for kind in model.types.values()):
         values["logits_int8"] = llama_f64.forward(model, prompt, int8_activations=True)
     return values
 

@@ -27,7 +27,7 @@ fn case(name: &'static str, model: TestModel) -> Case {
 }
 
 pub fn all() -> Vec<Case> {
-    use WeightType::{BF16, F16, Q8_0};
+    use WeightType::{BF16, F16, IQ4NL, IQ4XS, MXFP4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     vec![
         // GQA 8:1, head_dim 8, FFN 172, tied.
         case("gqa8_tied_f32", TestModel { heads: 8, kv_heads: 1, head_dim: 8, ffn: 172, tied: true, ..base(101) }),
@@ -68,6 +68,48 @@ pub fn all() -> Vec<Case> {
         case(
             "gqa8_tied_q8_0",
             TestModel { heads: 8, kv_heads: 1, head_dim: 8, ffn: 192, tied: true, weight_type: Q8_0, ..base(108) },
+        ),
+        // Every type with blocks of 32.
+        case(
+            "gqa4_blocks_of_32",
+            TestModel {
+                hidden: 96,
+                heads: 8,
+                kv_heads: 2,
+                head_dim: 16,
+                ffn: 160,
+                weight_type: Q4_0,
+                other_types: vec![
+                    ("attn_k", Q5_0),
+                    ("attn_v", Q5_1),
+                    ("attn_output", IQ4NL),
+                    ("ffn_up", MXFP4),
+                    ("ffn_down", Q4_1),
+                ],
+                ..base(109)
+            },
+        ),
+        // Every type with super-blocks, Q4_K and Q6_K where Q4_K_M has them.
+        case(
+            "gqa4_super_blocks",
+            TestModel {
+                hidden: 256,
+                heads: 8,
+                kv_heads: 2,
+                head_dim: 32,
+                ffn: 512,
+                weight_type: Q4K,
+                other_types: vec![
+                    ("output.weight", Q6K),
+                    ("attn_v", Q6K),
+                    ("ffn_down", Q6K),
+                    ("attn_k", Q5K),
+                    ("blk.0.ffn_up", IQ4XS),
+                    ("blk.1.ffn_up", Q3K),
+                    ("blk.1.attn_q", Q2K),
+                ],
+                ..base(110)
+            },
         ),
     ]
 }
