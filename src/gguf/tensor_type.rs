@@ -104,6 +104,28 @@ pub fn ggml_type(ty: WeightType) -> u32 {
     }
 }
 
+/// The number of a file of mostly this type in `general.file_type`, as llama.cpp counts them.
+pub fn file_type(ty: WeightType) -> u32 {
+    match ty {
+        WeightType::F32 => 0,
+        WeightType::F16 => 1,
+        WeightType::Q4_0 => 2,
+        WeightType::Q4_1 => 3,
+        WeightType::Q5_0 => 8,
+        WeightType::Q5_1 => 9,
+        WeightType::IQ4NL => 25,
+        WeightType::MXFP4 => 38,
+        WeightType::Q8_0 => 7,
+        WeightType::BF16 => 32,
+        WeightType::Q2K => 10,
+        WeightType::Q3K => 11,
+        WeightType::Q4K => 14,
+        WeightType::Q5K => 16,
+        WeightType::Q6K => 18,
+        WeightType::IQ4XS => 30,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

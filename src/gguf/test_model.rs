@@ -7,7 +7,7 @@ mod random;
 mod vocab;
 mod weights;
 
-use super::tensor_type::{TensorType, ggml_type};
+use super::tensor_type::{TensorType, file_type, ggml_type};
 use super::writer::{TensorEntry, Value, Writer};
 use crate::quant::WeightType;
 use std::io::{self, Write};
@@ -232,28 +232,10 @@ impl TestModel {
     fn metadata(&self) -> Writer {
         let mut w = Writer::default();
         let arch = &self.arch;
-        let file_type: u32 = match self.weight_type {
-            WeightType::F32 => 0,
-            WeightType::F16 => 1,
-            WeightType::Q4_0 => 2,
-            WeightType::Q4_1 => 3,
-            WeightType::Q5_0 => 8,
-            WeightType::Q5_1 => 9,
-            WeightType::IQ4NL => 25,
-            WeightType::MXFP4 => 38,
-            WeightType::Q8_0 => 7,
-            WeightType::BF16 => 32,
-            WeightType::Q2K => 10,
-            WeightType::Q3K => 11,
-            WeightType::Q4K => 14,
-            WeightType::Q5K => 16,
-            WeightType::Q6K => 18,
-            WeightType::IQ4XS => 30,
-        };
         let size = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
         w.set("general.architecture", arch.as_str());
         w.set("general.name", self.name.as_str());
-        w.set("general.file_type", file_type);
+        w.set("general.file_type", file_type(self.weight_type));
         w.set("general.quantization_version", 2u32);
         let mut set = |key: &str, value: Value| w.set(&format!("{arch}.{key}"), value);
         set("context_length", size(self.context));

@@ -13,12 +13,12 @@
 //! ```
 //!
 //! The types with less than 8 bits stay packed in memory. Their blocks hold, for each block of the file, its code bytes
-//! by fours as `[words][32 rows][4 bytes]`, then scales. [`super::expand`] makes bytes of a stretch of them before it is
-//! multiplied:
+//! by fours as `[words][32 rows][4 bytes]`, then scales. [`super::expand`] makes bytes of a stretch of them before it
+//! is multiplied:
 //!
 //! ```text
 //! as stored (Q4_0)         8 lines   [4 words][32 rows][4 bytes], two codes a byte
-//!             (Q5_0, Q5_1) 2 lines   [32 rows][4 bytes]: bit g of byte i is the high bit of k = 4·g + i
+//!            (Q5_0, Q5_1)  2 lines   [32 rows][4 bytes]: bit g of byte i: high bit of k = 4·g + i
 //!                          1 line    [32 rows] f16 scales
 //! expanded, Blocks32      16 lines   [8 groups][32 rows][4 k] u8, the integer q + offset
 //!                          1 line    [32 rows] f16 (MXFP4: bf16) scales, then a line of minimums where there are any

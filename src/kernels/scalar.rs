@@ -1,6 +1,7 @@
 //! The matmul kernels in plain Rust: the oracle of the other paths.
 //!
-//! Origin: the definition (`specs/numerics.md`, MM-4, MM-6, MM-8, MM-10), written over the panel layout of [`super::panel`].
+//! Origin: the definition (`specs/numerics.md`, MM-4, MM-6, MM-8, MM-10), written over the panel layout of
+//! [`super::panel`].
 //!
 //! ```text
 //! for k (or block of 32 k) ascending

@@ -218,7 +218,8 @@ fn integer(ty: WeightType, b: &[u8], i: usize) -> i32 {
         WeightType::Q5_1 => nibble(8) + 16 * bits(4 + i / 8, i % 8, 1),
         WeightType::IQ4NL => IQ4_VALUES[nibble(2) as usize],
         WeightType::MXFP4 => {
-            // Sign, exponent, fraction: 0.5 * fraction where the exponent is 0, else 2^(exponent - 1) * (1 + 0.5 * fraction).
+            // Sign, exponent, fraction: half the fraction where the exponent is 0, else
+            // 2^(exponent - 1) * (1 + half the fraction).
             let code = nibble(1);
             let (exponent, fraction) = (code >> 1 & 3, code & 1);
             let twice = if exponent == 0 { fraction } else { (2 + fraction) << (exponent - 1) };
@@ -252,9 +253,22 @@ pub fn decode(ty: WeightType, raw: &[u8]) -> Vec<f32> {
 
 /// The lines of `tests/blocks/TYPE.txt`: blocks, and their weights as llama.cpp's `gguf` package decodes them.
 pub fn golden_blocks(ty: WeightType) -> Vec<(Vec<u8>, Vec<f32>)> {
-    let name = ty.to_string().to_lowercase();
-    let path = format!("{}/tests/blocks/{name}.txt", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let text = match ty {
+        WeightType::Q8_0 => include_str!("../../tests/blocks/q8_0.txt"),
+        WeightType::Q4_0 => include_str!("../../tests/blocks/q4_0.txt"),
+        WeightType::Q4_1 => include_str!("../../tests/blocks/q4_1.txt"),
+        WeightType::Q5_0 => include_str!("../../tests/blocks/q5_0.txt"),
+        WeightType::Q5_1 => include_str!("../../tests/blocks/q5_1.txt"),
+        WeightType::IQ4NL => include_str!("../../tests/blocks/iq4_nl.txt"),
+        WeightType::MXFP4 => include_str!("../../tests/blocks/mxfp4.txt"),
+        WeightType::Q2K => include_str!("../../tests/blocks/q2_k.txt"),
+        WeightType::Q3K => include_str!("../../tests/blocks/q3_k.txt"),
+        WeightType::Q4K => include_str!("../../tests/blocks/q4_k.txt"),
+        WeightType::Q5K => include_str!("../../tests/blocks/q5_k.txt"),
+        WeightType::Q6K => include_str!("../../tests/blocks/q6_k.txt"),
+        WeightType::IQ4XS => include_str!("../../tests/blocks/iq4_xs.txt"),
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => unreachable!("{ty} has no blocks"),
+    };
     let bytes = |hex: &str| -> Vec<u8> {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")).collect()
     };

@@ -1,6 +1,6 @@
-//! IQ4_XS: 256 elements in 136 bytes. An f16 scale `d`; a 6-bit scale for each sub-block of 32: 2 bytes with their upper 2
-//! bits, 4 bytes with their low 4 bits; 128 bytes of codes. An element is `d * (scale - 32) * VALUES[code]` with the values
-//! of IQ4_NL. The 16 bytes of codes of a sub-block lie as in Q4_0.
+//! IQ4_XS: 256 elements in 136 bytes. An f16 scale `d`; a 6-bit scale for each sub-block of 32: 2 bytes with their
+//! upper 2 bits, 4 bytes with their low 4 bits; 128 bytes of codes. An element is `d * (scale - 32) * VALUES[code]`
+//! with the values of IQ4_NL. The 16 bytes of codes of a sub-block lie as in Q4_0.
 
 use super::iq4_nl::VALUES;
 use super::rounding::{Scaled, f16_bytes, nearest};
@@ -11,7 +11,8 @@ pub const BLOCK_LEN: usize = 256;
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 2 + 2 + 4 + BLOCK_LEN / 2;
 
-/// The scales of the 8 sub-blocks, each -32 ..= 31: `high` has 2 bits of each and `low` 4 bits, from the lowest bits up.
+/// The scales of the 8 sub-blocks, each -32 ..= 31: `high` has 2 bits of each and `low` 4 bits, from the lowest bits
+/// up.
 pub fn scales(high: [u8; 2], low: [u8; 4]) -> [i8; 8] {
     let high = u16::from_le_bytes(high);
     std::array::from_fn(|j| {

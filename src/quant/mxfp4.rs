@@ -1,5 +1,5 @@
-//! MXFP4: 32 elements in 17 bytes, an exponent byte and 16 bytes of codes as in Q4_0. A code is an FP4 number (E2M1); an
-//! element is twice that, from [`VALUES`], times half the block's scale, so `2^(exponent - 128) * VALUES[code]`.
+//! MXFP4: 32 elements in 17 bytes, an exponent byte and 16 bytes of codes as in Q4_0. A code is an FP4 number (E2M1);
+//! an element is twice that, from [`VALUES`], times half the block's scale, so `2^(exponent - 128) * VALUES[code]`.
 
 use super::rounding::{extreme, nearest};
 

@@ -1,5 +1,5 @@
-//! Q2_K: 256 elements in 84 bytes. 16 bytes with a 4-bit scale (low) and a 4-bit minimum (high) for each sub-block of 16;
-//! 64 bytes of codes; two f16, `d` and `dmin`. An element is `d * scale * code - dmin * minimum`.
+//! Q2_K: 256 elements in 84 bytes. 16 bytes with a 4-bit scale (low) and a 4-bit minimum (high) for each sub-block of
+//! 16; 64 bytes of codes; two f16, `d` and `dmin`. An element is `d * scale * code - dmin * minimum`.
 //!
 //! 32 bytes of codes are 128 elements: byte `i` holds the elements `i`, `i + 32`, `i + 64`, `i + 96`, from its lowest
 //! bits up.

@@ -14,9 +14,9 @@ pub const BLOCK_BYTES: usize = BLOCK_LEN / 8 + BLOCK_LEN / 4 + PACKED_SCALES + 2
 /// Bytes of the packed scales.
 pub const PACKED_SCALES: usize = 12;
 
-/// The scales of the 16 sub-blocks, each -32 ..= 31. The first eight bytes hold the low 4 bits of scales 0 to 7 in their
-/// low halves and of 8 to 15 in their high ones. Byte `8 + i` holds the upper 2 bits of scales `i`, `i + 4`, `i + 8`,
-/// `i + 12`, from its lowest bits up.
+/// The scales of the 16 sub-blocks, each -32 ..= 31. The first eight bytes hold the low 4 bits of scales 0 to 7 in
+/// their low halves and of 8 to 15 in their high ones. Byte `8 + i` holds the upper 2 bits of scales `i`, `i + 4`, `i
+/// + 8`, `i + 12`, from its lowest bits up.
 pub fn scales(packed: &[u8; PACKED_SCALES]) -> [i8; 16] {
     std::array::from_fn(|j| {
         let low = packed[j % 8] >> (j / 8 * 4) & 15;

@@ -1,5 +1,5 @@
-//! Q4_0: 32 elements in 18 bytes, an f16 scale `d` and 16 bytes of codes; an element is `d * (code - 8)`. Byte `i` holds
-//! element `i` in its low half and element `i + 16` in its high half.
+//! Q4_0: 32 elements in 18 bytes, an f16 scale `d` and 16 bytes of codes; an element is `d * (code - 8)`. Byte `i`
+//! holds element `i` in its low half and element `i + 16` in its high half.
 
 use super::rounding::{extreme, f16_bytes, inverse};
 use half::f16;

@@ -1,5 +1,5 @@
-//! Q5_0: 32 elements in 22 bytes, an f16 scale `d`, 4 bytes of high bits and 16 bytes of codes as in Q4_0; an element is
-//! `d * (code - 16)`. Bit `i` of the four bytes as one little-endian number is bit 4 of the code of element `i`.
+//! Q5_0: 32 elements in 22 bytes, an f16 scale `d`, 4 bytes of high bits and 16 bytes of codes as in Q4_0; an element
+//! is `d * (code - 16)`. Bit `i` of the four bytes as one little-endian number is bit 4 of the code of element `i`.
 
 use super::rounding::{extreme, f16_bytes, inverse};
 use half::f16;

@@ -1,5 +1,5 @@
-//! Q5_1: 32 elements in 24 bytes, an f16 scale `d`, an f16 minimum `m`, then high bits and codes as in Q5_0; an element is
-//! `d * code + m`.
+//! Q5_1: 32 elements in 24 bytes, an f16 scale `d`, an f16 minimum `m`, then high bits and codes as in Q5_0; an
+//! element is `d * code + m`.
 
 use super::q5_0::{codes, pack_codes};
 use super::rounding::{f16_bytes, inverse, span};

@@ -1,5 +1,5 @@
-//! Q5_K: 256 elements in 176 bytes. As Q4_K, with 32 bytes of high bits before the codes: bit `j` of byte `i` is bit 4 of
-//! the code of element `i` of sub-block `j`.
+//! Q5_K: 256 elements in 176 bytes. As Q4_K, with 32 bytes of high bits before the codes: bit `j` of byte `i` is bit 4
+//! of the code of element `i` of sub-block `j`.
 
 use super::q4_k::{PACKED_SCALES, pack_scales, scales_and_minimums};
 use super::rounding::{Affine, f16_bytes};

@@ -2,8 +2,8 @@
 //! 16; an f16 scale `d`. An element is `d * scale * (code - 32)`.
 //!
 //! Each 128 elements have 64 bytes of low codes and 32 of high bits. Byte `i` of the low codes holds the low 4 bits of
-//! element `i` in its low half and of element `i + 64` in its high half. Byte `i` of the high bits holds the upper 2 bits
-//! of the elements `i`, `i + 32`, `i + 64`, `i + 96`, from its lowest bits up.
+//! element `i` in its low half and of element `i + 64` in its high half. Byte `i` of the high bits holds the upper 2
+//! bits of the elements `i`, `i + 32`, `i + 64`, `i + 96`, from its lowest bits up.
 
 use super::rounding::{Scaled, f16_bytes};
 use half::f16;

@@ -61,8 +61,8 @@ fn q8_0_of_zeros_and_of_what_is_no_number() {
     }
 }
 
-/// Blocks of every pattern of bits, as llama.cpp's `gguf` package decodes them, by this module and by the definition that
-/// the tests of the kernels go by.
+/// Blocks of every pattern of bits, as llama.cpp's `gguf` package decodes them, by this module and by the definition
+/// that the tests of the kernels go by.
 #[test]
 fn blocks_decode_as_the_gguf_package_does() {
     for ty in integer_types() {

@@ -2,8 +2,8 @@
 //!
 //! A matrix of up to [`DIRECT_ELEMENTS`] has its own numbers. A larger one reads a pool of normals, drawn once, from a
 //! start of its own and around the pool's end: the pool is a prime number of blocks long, so rows of any length fall on
-//! ever new places of it and no two rows of a matrix are alike (of types with super-blocks, no two of 32 771 rows). The pool is encoded once for each scale, after which
-//! writing a matrix is copying.
+//! ever new places of it and no two rows of a matrix are alike (of types with super-blocks, no two of 32 771 rows).
+//! The pool is encoded once for each scale, after which writing a matrix is copying.
 
 use super::random::Stream;
 use crate::quant::{self, WeightType};

@@ -27,7 +27,13 @@ fn case(name: &'static str, model: TestModel) -> Case {
 }
 
 pub fn all() -> Vec<Case> {
-    use WeightType::{BF16, F16, IQ4NL, IQ4XS, MXFP4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    let mut cases = of_one_type();
+    cases.extend(of_several_types());
+    cases
+}
+
+fn of_one_type() -> Vec<Case> {
+    use WeightType::{BF16, F16, Q8_0};
     vec![
         // GQA 8:1, head_dim 8, FFN 172, tied.
         case("gqa8_tied_f32", TestModel { heads: 8, kv_heads: 1, head_dim: 8, ffn: 172, tied: true, ..base(101) }),
@@ -69,6 +75,13 @@ pub fn all() -> Vec<Case> {
             "gqa8_tied_q8_0",
             TestModel { heads: 8, kv_heads: 1, head_dim: 8, ffn: 192, tied: true, weight_type: Q8_0, ..base(108) },
         ),
+    ]
+}
+
+/// Integer types of all kinds.
+fn of_several_types() -> Vec<Case> {
+    use WeightType::{IQ4NL, IQ4XS, MXFP4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K};
+    vec![
         // Every type with blocks of 32.
         case(
             "gqa4_blocks_of_32",
