@@ -2,7 +2,8 @@
 """Serves one model file with llorch-cpud and with llama-server, by turns, and loads both with `bench serve`.
 
     benches/peers/compare_serve.py --ours target/release/llorch-cpud --llama-server PATH --model FILE.gguf \\
-        [--concurrency 32 | --rate R] [--requests 64] [--prompt-tokens 128] [--gen-tokens 64] [--rounds 3]
+        [--concurrency 32 | --rate R] [--requests 64] [--prompt-tokens 128] [--gen-tokens 64] [--rounds 3] \
+        [--llama-flags="--no-repack"]
 
 Each round starts one server on a free port, loads it, stops it, and does the same with the other: never both at once.
 Both get the same requests from the same client. Prints each round, the medians, and the median ratio with its spread.
@@ -46,6 +47,7 @@ def parse():
     parser.add_argument("--gen-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--llama-flags", default="", help="more flags of llama-server, in one text")
     return parser.parse_args()
 
 
@@ -93,7 +95,7 @@ def start_llama(args, log):
     slots, port = (args.concurrency if args.rate is None else 32), free_port()
     length = -(-(args.prompt_tokens + args.gen_tokens) // 256) * 256
     command = [args.llama_server, "-m", args.model, "-np", str(slots), "-c", str(slots * length), "-t",
-               str(args.threads), "-tb", str(args.threads), "--host", "127.0.0.1", "--port", str(port)]
+               str(args.threads), "-tb", str(args.threads), "--host", "127.0.0.1", "--port", str(port), *args.llama_flags.split()]
     server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
     wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), server, log)
     return server, f"http+llama://127.0.0.1:{port}"
