@@ -27,7 +27,7 @@ PROMPTS = [
 ]
 LIMIT = 256
 # Two engines round differently; a choice between logits closer than this is left to that.
-CLOSE = 0.05
+CLOSE = 0.02
 
 
 def tokenize(vocab, text):
