@@ -53,7 +53,10 @@ def process(log: Path, *command: str):
 
 @contextmanager
 def server(*flags: str):
-    """Serves LLORCH_MODEL, or the embedded model, with LLORCH_BINARY: the addresses of gRPC and of HTTP. It must end well when told to."""
+    """Serves LLORCH_MODEL, or the embedded model, with LLORCH_BINARY: the addresses of gRPC and of HTTP.
+
+    It must end well when told to.
+    """
     binary = os.environ["LLORCH_BINARY"]
     ports = ("--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0")
     with tempfile.TemporaryDirectory() as scratch:

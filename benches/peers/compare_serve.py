@@ -94,8 +94,9 @@ def start_llama(args, log):
     """A slot for each concurrent request, each with room for the whole of it."""
     slots, port = (args.concurrency if args.rate is None else 32), free_port()
     length = -(-(args.prompt_tokens + args.gen_tokens) // 256) * 256
-    command = [args.llama_server, "-m", args.model, "-np", str(slots), "-c", str(slots * length), "-t",
-               str(args.threads), "-tb", str(args.threads), "--host", "127.0.0.1", "--port", str(port), *args.llama_flags.split()]
+    command = [args.llama_server, "-m", args.model, "-np", str(slots), "-c", str(slots * length),
+               "-t", str(args.threads), "-tb", str(args.threads),
+               "--host", "127.0.0.1", "--port", str(port), *args.llama_flags.split()]
     server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
     wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), server, log)
     return server, f"http+llama://127.0.0.1:{port}"
