@@ -8,7 +8,7 @@ use std::process::Output;
 mod complete;
 
 /// What llama.cpp writes with the same file, greedily: `tests/reference/demo_stories.py` wrote it.
-const STORIES: &str = include_str!("../golden/demo_stories.json");
+const STORIES: &str = include_str!("../demo_stories.json");
 
 struct Story {
     prompt: String,

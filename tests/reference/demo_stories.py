@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What llama.cpp writes with the demo model, greedily, until the model ends its story.
 
-    demo_stories.py models/demo-llama-q8_0.gguf tests/golden/demo_stories.json
+    demo_stories.py models/demo-llama-q8_0.gguf tests/demo_stories.json
 
 Needs llama-cpp-python, as llama_cpp_reference.py does. K and V are F16, as in the server by default.
 """
