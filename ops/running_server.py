@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def wait_for(condition, process, log: Path, what: str):
-    """The first true value of `condition`; an error when the process ends or 60 s pass."""
-    end = time.monotonic() + 60
+def wait_for(condition, process, log: Path, what: str, seconds: float = 60):
+    """The first true value of `condition`; an error when the process ends or so many seconds pass."""
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         if process.poll() is not None:
             raise SystemExit(f"{process.args[0]} ended with {process.returncode}:\n{log.read_text()}")
@@ -20,7 +20,7 @@ def wait_for(condition, process, log: Path, what: str):
         if value:
             return value
         time.sleep(0.02)
-    raise SystemExit(f"no {what} in 60 s:\n{log.read_text()}")
+    raise SystemExit(f"no {what} in {seconds} s:\n{log.read_text()}")
 
 
 def get(url: str) -> str:

@@ -2,7 +2,7 @@
 """Serves one model file with llorch-cpud and with llama-server, by turns, and loads both with `bench serve`.
 
     benches/peers/compare_serve.py --ours target/release/llorch-cpud --llama-server PATH --model FILE.gguf \\
-        [--concurrency 32 | --rate R] [--requests 64] [--prompt-tokens 128] [--gen-tokens 64] [--rounds 3] \
+        [--concurrency 32 | --rate R] [--requests 64] [--prompt-tokens 128] [--gen-tokens 64] [--rounds 3] \\
         [--llama-flags="--no-repack"]
 
 Each round starts one server on a free port, loads it, stops it, and does the same with the other: never both at once.
@@ -13,13 +13,14 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
-import time
-import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "ops"))
+import running_server  # noqa: E402
 
 # Key of the JSON report, heading, and whether more is better.
 FIGURES = [
@@ -57,24 +58,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_for(condition, process, log):
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise SystemExit(f"the server ended with {process.returncode}:\n{log.read_text()[-2000:]}")
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.1)
-    raise SystemExit(f"the server was not ready after {START_SECONDS} s:\n{log.read_text()[-2000:]}")
-
-
-def answers(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
+def wait_for(condition, server, log, what):
+    return running_server.wait_for(condition, server, log, what, START_SECONDS)
 
 
 def start_ours(args, log):
@@ -83,10 +68,10 @@ def start_ours(args, log):
     server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
     def bound(flag):
-        return wait_for(lambda: re.search(rf"{flag} (127\.0\.0\.1:\d+)", log.read_text()), server, log)[1]
+        return wait_for(lambda: running_server.logged(log, rf"{flag} (127\.0\.0\.1:\d+)\n"), server, log, flag)
 
     metrics = bound("--metrics-listen")
-    wait_for(lambda: answers(f"http://{metrics}/readyz"), server, log)
+    wait_for(lambda: running_server.get(f"http://{metrics}/readyz"), server, log, "readiness")
     return server, "http://" + bound("--listen")
 
 
@@ -98,7 +83,7 @@ def start_llama(args, log):
                "-t", str(args.threads), "-tb", str(args.threads),
                "--host", "127.0.0.1", "--port", str(port), *args.llama_flags.split()]
     server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
-    wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), server, log)
+    wait_for(lambda: running_server.get(f"http://127.0.0.1:{port}/health"), server, log, "readiness")
     return server, f"http+llama://127.0.0.1:{port}"
 
 

@@ -1,4 +1,4 @@
-//! What the commands share: printing to stdout, and model-file errors as command errors.
+//! What the commands share: printing to stdout, opening the model, and model-file errors as command errors.
 
 use super::demo_model;
 use super::error::CliError;

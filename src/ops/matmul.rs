@@ -47,14 +47,18 @@ pub fn matmul(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &mut 
     }
     let panels_per_unit = (n.div_ceil(PANEL_ROWS) / (ctx.pool.threads() * UNITS_PER_WORKER)).max(1);
     ctx.pool.run_grid(out, n, &[0, m], panels_per_unit * PANEL_ROWS, |mut tile| {
-        unit(ctx.isa, weights, x, &mut tile);
+        // Zeroing the scratch takes time in every unit: only the types that need it pay for it.
+        if is_packed(weights.ty()) {
+            unit(ctx.isa, weights, x, &mut [Line([0; 64]); EXPANDED_LINES], &mut tile);
+        } else {
+            unit(ctx.isa, weights, x, &mut [], &mut tile);
+        }
     });
 }
 
-/// The panels of one unit.
-fn unit(isa: Isa, weights: &PackedMatrix, x: &Activations, out: &mut Tile<'_>) {
+/// The panels of one unit. `expanded` is scratch, [`EXPANDED_LINES`] long where the weights are packed.
+fn unit(isa: Isa, weights: &PackedMatrix, x: &Activations, expanded: &mut [Line], out: &mut Tile<'_>) {
     let mut sums = [[0.0; PANEL_ROWS]; BATCH_ROWS];
-    let mut expanded = [Line([0; 64]); EXPANDED_LINES];
     let columns = out.cols.clone();
     for start in columns.clone().step_by(PANEL_ROWS) {
         let panel = Panel { isa, ty: weights.ty(), k: weights.k(), lines: weights.panel(start / PANEL_ROWS) };
@@ -67,7 +71,7 @@ fn unit(isa: Isa, weights: &PackedMatrix, x: &Activations, out: &mut Tile<'_>) {
             let rows = first_row..x.tile_rows(end_tile - 1).end;
             let sums = &mut sums[..rows.len()];
             sums.fill([0.0; PANEL_ROWS]);
-            panel.multiply(x, first_tile..end_tile, &mut expanded, sums);
+            panel.multiply(x, first_tile..end_tile, expanded, sums);
             for (row, sums) in rows.zip(sums) {
                 out.row_mut(row)[offset..offset + width].copy_from_slice(&sums[..width]);
             }
@@ -97,13 +101,7 @@ struct Panel<'a> {
 
 impl Panel<'_> {
     /// Adds the products with the rows of `tiles` to `sums`: `[rows][32]`. `expanded` is scratch.
-    fn multiply(
-        &self,
-        x: &Activations,
-        tiles: std::ops::Range<usize>,
-        expanded: &mut [Line; EXPANDED_LINES],
-        sums: &mut [Column],
-    ) {
+    fn multiply(&self, x: &Activations, tiles: std::ops::Range<usize>, expanded: &mut [Line], sums: &mut [Column]) {
         let (lines, following) = self.lines;
         let segment_k = segment_elements(self.ty);
         for start in (0..self.k).step_by(segment_k) {

@@ -1,5 +1,6 @@
 //! The load tester over HTTP (`specs/load-tester.md`), against a server of the tests that does as it is told.
 
+use crate::support;
 use crate::support::client::eventually;
 use crate::support::http::{Answer, End, HttpServer, models};
 use crate::support::process::command;
@@ -8,7 +9,7 @@ use llorch_cpud::load::run::{Load, Progress, run};
 use llorch_cpud::load::summary::{Setup, Slo, Summary};
 use llorch_cpud::load::target::Target;
 use llorch_cpud::load::transparency::verify;
-use llorch_cpud::load::workload::{Length, PlannedRequest, SamplingMix, Workload};
+use llorch_cpud::load::workload::{Length, PlannedRequest, Workload};
 use llorch_cpud::load::{report_html, report_json, report_text};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -17,17 +18,7 @@ const SCHEMES: [&str; 2] = ["http+openai", "http+llama"];
 const VOCAB_SIZE: u32 = 1000;
 
 fn workload(requests: usize) -> Workload {
-    Workload {
-        requests,
-        prompt_tokens: Length { min: 4, max: 20 },
-        gen_tokens: Length { min: 5, max: 5 },
-        shared_prefix_tokens: 0,
-        sampling: SamplingMix::Greedy,
-        cancel_percent: 0.0,
-        deadline_percent: 100.0,
-        deadline_ms: None,
-        seed: 42,
-    }
+    support::load::workload(requests, Length { min: 5, max: 5 })
 }
 
 struct Tester {

@@ -1,5 +1,6 @@
 //! The load tester (`specs/load-tester.md`): against the server of the tests, and as a command.
 
+use crate::support;
 use crate::support::client::{Gate, Options, TestServer, eventually, greedy_ids};
 use crate::support::process::{Process, command, model_file};
 use llorch_cpud::load::arrivals::Arrivals;
@@ -17,17 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn workload(requests: usize) -> Workload {
-    Workload {
-        requests,
-        prompt_tokens: Length { min: 4, max: 20 },
-        gen_tokens: Length { min: 3, max: 12 },
-        shared_prefix_tokens: 0,
-        sampling: SamplingMix::Greedy,
-        cancel_percent: 0.0,
-        deadline_percent: 100.0,
-        deadline_ms: None,
-        seed: 42,
-    }
+    support::load::workload(requests, Length { min: 3, max: 12 })
 }
 
 struct Tester {

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod fake_model;
 pub mod http;
+pub mod load;
 pub mod process;
 pub mod random;
 pub mod recording_model;
