@@ -1,14 +1,23 @@
-//! The matmul kernels: arithmetic and bytes per second by weight type, rows and batch.
+//! The matmul kernels beside this machine's ceilings: arithmetic and bytes per second by weight type, shape and batch.
 //!
 //! `cargo bench --bench kernels` runs all; `-- q8_0/2048` a part. `LLORCH_BENCH_ISA` forces a path,
-//! `LLORCH_BENCH_THREADS` the number of threads (default 2). Weights come from memory: each iteration takes the next of
-//! several matrices that together exceed the caches. `memory/read` is what this machine can stream, measured in the
-//! same process. Elements per second are operations, two for each multiply-add.
+//! `LLORCH_BENCH_THREADS` the number of threads (default 2), `LLORCH_BENCH_ROWS` the batches (default 1,4,16,32,128).
+//! Weights come from memory: each iteration takes the next of several matrices that together exceed the caches.
+//! Elements per second are operations, two for each multiply-add.
+//!
+//! Behind each result stands which part of the ceilings it reached: of the multiply-adds of the type's instruction
+//! (`kernels::peak`) and of the bytes that these threads can read. Both are measured right before, in the same process,
+//! as the speed of a shared machine drifts.
 
+use std::cell::Cell;
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use llorch_cpud::kernels::Isa;
+use llorch_cpud::kernels::panel::Form;
+use llorch_cpud::kernels::peak::{self, Unit};
 use llorch_cpud::ops::Ctx;
 use llorch_cpud::ops::activations::Activations;
 use llorch_cpud::ops::matmul::matmul;
@@ -16,7 +25,8 @@ use llorch_cpud::ops::packed_matrix::PackedMatrix;
 use llorch_cpud::ops::pool::Pool;
 use llorch_cpud::quant::WeightType;
 
-const K: usize = 2048;
+/// Elements of a row: the widths of a 1.1B model.
+const SHAPES: [(usize, usize); 2] = [(5632, 2048), (2048, 5632)];
 /// More than the last-level cache of common machines.
 const WORKING_SET: usize = 160 << 20;
 
@@ -63,60 +73,122 @@ fn block(ty: WeightType, byte: &mut impl FnMut() -> u8) -> Vec<u8> {
     block
 }
 
+fn rows() -> Vec<usize> {
+    let list = setting("LLORCH_BENCH_ROWS", "1,4,16,32,128".to_owned());
+    list.split(',').map(|rows| rows.parse().expect("LLORCH_BENCH_ROWS: numbers")).collect()
+}
+
+/// What the pool's threads can do at most, per second.
+struct Ceilings {
+    operations: f64,
+    bytes: f64,
+}
+
+impl Ceilings {
+    fn measure(ctx: &Ctx<'_>, ty: WeightType, memory: &mut [u64]) -> Self {
+        let unit = match Form::of(ctx.isa, ty) {
+            Form::Float => Unit::F32,
+            Form::Pairs => Unit::Bf16,
+            Form::Blocks32 | Form::Blocks256 => Unit::Int8,
+        };
+        let operations = best_rate(|| {
+            let threads = ctx.pool.threads();
+            let done = std::sync::atomic::AtomicU64::new(0);
+            ctx.pool.run(threads, &|_| {
+                let operations = peak::run(ctx.isa, unit, 300_000).unwrap_or(0);
+                done.fetch_add(operations, std::sync::atomic::Ordering::Relaxed);
+            });
+            done.into_inner() as f64
+        });
+        let bytes = best_rate(|| {
+            ctx.pool.run_chunks(memory, 1 << 15, |_, chunk| {
+                // Enough sums for many loads in flight.
+                let mut sums = [0u64; 32];
+                for words in chunk.as_chunks::<32>().0 {
+                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+                }
+                black_box(sums);
+            });
+            size_of_val(memory) as f64
+        });
+        Self { operations, bytes }
+    }
+}
+
+/// The best rate of a few runs.
+fn best_rate(mut run: impl FnMut() -> f64) -> f64 {
+    let rate = |_| {
+        let started = Instant::now();
+        let amount = run();
+        amount / started.elapsed().as_secs_f64()
+    };
+    (0..5).map(rate).fold(0.0, f64::max)
+}
+
 fn bench_matmul(c: &mut Criterion) {
     let isa = setting("LLORCH_BENCH_ISA", Isa::detect());
     let pool = Pool::new(setting("LLORCH_BENCH_THREADS", 2)).expect("a pool");
     let _awake = pool.begin_step();
     let ctx = Ctx { pool: &pool, isa };
+    let mut memory = vec![1u64; WORKING_SET / 8];
     for ty in WeightType::ALL {
-        for n in [2048, 5632] {
-            let raw = tensor(ty, n, K);
+        for (n, k) in SHAPES {
+            let raw = tensor(ty, n, k);
             let matrices: Vec<_> = (0..WORKING_SET.div_ceil(raw.len()))
-                .map(|_| PackedMatrix::pack(ty, n, K, &raw).expect("a matrix"))
+                .map(|_| PackedMatrix::pack(ty, n, k, &raw).expect("a matrix"))
                 .collect();
-            let mut group = c.benchmark_group(format!("{ty}/{n}/{isa:?}").to_lowercase());
-            for m in [1, 4, 16, 32, 128] {
-                let x: Vec<f32> = (0..m * K).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
-                let mut activations = Activations::new(m, K);
-                let mut out = vec![0.0; m * n];
-                let mut next = matrices.iter().cycle();
-                group.throughput(Throughput::ElementsAndBytes {
-                    elements: (2 * m * n * K) as u64,
-                    bytes: matrices[0].bytes() as u64,
-                });
-                group.bench_function(BenchmarkId::from_parameter(m), |b| {
-                    b.iter(|| {
-                        activations.prepare(&ctx, &x, m, K, ty);
-                        let weights = next.next().expect("a cycle");
-                        matmul(&ctx, weights, &activations, black_box(&mut out));
-                    });
-                });
+            let mut group = c.benchmark_group(format!("{ty}/{k}/{isa:?}").to_lowercase());
+            for m in rows() {
+                bench_rows(&mut group, &ctx, m, &matrices, &mut memory);
             }
             group.finish();
         }
     }
 }
 
-fn bench_memory(c: &mut Criterion) {
-    let pool = Pool::new(setting("LLORCH_BENCH_THREADS", 2)).expect("a pool");
-    let _awake = pool.begin_step();
-    let mut data = vec![1u64; WORKING_SET / 8];
-    let mut group = c.benchmark_group("memory");
-    group.throughput(Throughput::Bytes(WORKING_SET as u64));
-    group.bench_function("read", |b| {
-        b.iter(|| {
-            pool.run_chunks(&mut data, 1 << 15, |_, chunk| {
-                // Eight sums: enough loads in flight.
-                let mut sums = [0u64; 8];
-                for words in chunk.chunks_exact(8) {
-                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
-                }
-                black_box(sums);
-            });
+#[expect(clippy::print_stdout, reason = "the result")]
+fn bench_rows(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    ctx: &Ctx<'_>,
+    m: usize,
+    matrices: &[PackedMatrix],
+    memory: &mut [u64],
+) {
+    let (n, k, ty) = (matrices[0].n(), matrices[0].k(), matrices[0].ty());
+    let x: Vec<f32> = (0..m * k).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+    let mut activations = Activations::new(m, k);
+    let mut out = vec![0.0; m * n];
+    let mut next = matrices.iter().cycle();
+    let (operations, bytes) = ((2 * m * n * k) as u64, matrices[0].bytes() as u64);
+    let samples = Cell::new((Duration::ZERO, 0));
+    let mut ceilings = None;
+    group.throughput(Throughput::ElementsAndBytes { elements: operations, bytes });
+    group.bench_function(BenchmarkId::from_parameter(m), |b| {
+        ceilings.get_or_insert_with(|| Ceilings::measure(ctx, ty, memory));
+        b.iter_custom(|iterations| {
+            let started = Instant::now();
+            for _ in 0..iterations {
+                activations.prepare(ctx, &x, m, k, ty);
+                matmul(ctx, next.next().expect("a cycle"), &activations, black_box(&mut out));
+            }
+            let (time, count) = samples.get();
+            samples.set((time + started.elapsed(), count + iterations));
+            started.elapsed()
         });
     });
-    group.finish();
+    let (time, count) = samples.get();
+    if let Some(ceilings) = ceilings.filter(|_| count > 0) {
+        let per_second = count as f64 / time.as_secs_f64();
+        let share = |amount: u64, ceiling: f64| 100.0 * amount as f64 * per_second / ceiling;
+        println!(
+            "                        {:.0} % of {:.0} Gop/s, {:.0} % of {:.1} GB/s",
+            share(operations, ceilings.operations),
+            ceilings.operations / 1e9,
+            share(bytes, ceilings.bytes),
+            ceilings.bytes / 1e9,
+        );
+    }
 }
 
-criterion_group!(kernels, bench_memory, bench_matmul);
+criterion_group!(kernels, bench_matmul);
 criterion_main!(kernels);

@@ -19,6 +19,7 @@
 pub mod cli;
 pub mod engine;
 pub mod gguf;
+pub mod huge_pages;
 pub mod kernels;
 pub mod kv_cache;
 pub mod load;

@@ -24,9 +24,10 @@
 
 use core::arch::x86_64::*;
 
+use super::codes::{BlockType, with_block_type};
 use super::panel::{
-    Column, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, Segment, WORDS_32, WORDS_256, lines_32, lines_256,
-    offset, sub_len,
+    Column, Form, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, ScaleByte, Segment, WORDS_32, WORDS_256,
+    code_lines, d_line, is_packed, minimum_line, offset, panel_lines, scale_byte, scale_lines, sub_len,
 };
 use super::prefetch::Prefetch;
 use super::{Isa, Path};
@@ -54,46 +55,36 @@ macro_rules! with_columns {
 /// See [`super::panel::accumulate`], which checked the lengths.
 pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
     assert_eq!(isa.path(), Path::Avx2);
-    match ty {
-        WeightType::F32 => accumulate_float::<F32>(segment, acc),
-        WeightType::F16 => accumulate_float::<F16>(segment, acc),
-        WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
-        WeightType::Q8_0 | WeightType::IQ4NL => accumulate_32::<{ offset(WeightType::Q8_0) }, F16>(segment, acc),
-        WeightType::Q4_0 => accumulate_32::<{ offset(WeightType::Q4_0) }, F16>(segment, acc),
-        WeightType::Q4_1 | WeightType::Q5_1 => accumulate_32::<{ offset(WeightType::Q4_1) }, F16>(segment, acc),
-        WeightType::Q5_0 => accumulate_32::<{ offset(WeightType::Q5_0) }, F16>(segment, acc),
-        WeightType::MXFP4 => accumulate_32::<{ offset(WeightType::MXFP4) }, BF16>(segment, acc),
-        WeightType::Q2K => accumulate_256::<{ sub_len(WeightType::Q2K) }, { offset(WeightType::Q2K) }>(segment, acc),
-        WeightType::Q3K | WeightType::Q6K => {
-            accumulate_256::<{ sub_len(WeightType::Q6K) }, { offset(WeightType::Q6K) }>(segment, acc);
-        }
-        WeightType::Q4K | WeightType::Q5K => {
-            accumulate_256::<{ sub_len(WeightType::Q4K) }, { offset(WeightType::Q4K) }>(segment, acc);
-        }
-        WeightType::IQ4XS => {
-            accumulate_256::<{ sub_len(WeightType::IQ4XS) }, { offset(WeightType::IQ4XS) }>(segment, acc);
-        }
+    match Form::of(isa, ty) {
+        Form::Float => match ty {
+            WeightType::F32 => accumulate_float::<F32>(segment, acc),
+            WeightType::F16 => accumulate_float::<F16>(segment, acc),
+            _ => accumulate_float::<BF16>(segment, acc),
+        },
+        Form::Pairs => unreachable!("this path has no BF16 instructions"),
+        Form::Blocks32 => with_block_type!(ty, T of 32, accumulate_32::<T>(segment, acc)),
+        Form::Blocks256 => with_block_type!(ty, T of 256, accumulate_256::<T>(segment, acc)),
     }
 }
 
-fn accumulate_256<const SUB: usize, const OFFSET: i32>(segment: Segment<'_>, acc: &mut [Column]) {
+fn accumulate_256<T: BlockType>(segment: Segment<'_>, acc: &mut [Column]) {
     with_columns!(
         acc.len(),
         (C, V) in [1 4, 2 2, 3 1, 4 1, 5 1, 6 1],
         for (segment, first) in strips(V, segment) {
             // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
-            unsafe { blocks_256::<C, V, SUB, OFFSET>(segment, first, acc) }
+            unsafe { blocks_256::<C, V, T>(segment, first, acc) }
         }
     )
 }
 
-fn accumulate_32<const OFFSET: i32, const SCALE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
+fn accumulate_32<T: BlockType>(segment: Segment<'_>, acc: &mut [Column]) {
     with_columns!(
         acc.len(),
         (C, V) in [1 4, 2 2, 3 1, 4 1, 5 1, 6 1],
         for (segment, first) in strips(V, segment) {
             // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
-            unsafe { blocks_32::<C, V, OFFSET, SCALE>(segment, first, acc) }
+            unsafe { blocks_32::<C, V, T>(segment, first, acc) }
         }
     )
 }
@@ -167,34 +158,37 @@ fn widen<const V: usize, const TYPE: u8>(lines: &[Line], odd: usize, first: usiz
     w
 }
 
-/// Types with blocks of 32, expanded, for vectors `first .. first + V` of 8 rows.
+/// The codes of block `b` of a segment, a byte each: expanded, or as stored.
+#[inline(always)]
+fn codes<'a, T: BlockType>(block: &'a [Line], expanded: &'a [Line], b: usize) -> &'a [Line] {
+    let lines = const { T::TYPE.block_len() / 2 };
+    if const { is_packed(T::TYPE) } { &expanded[b * lines..][..lines] } else { &block[..lines] }
+}
+
+/// Types with blocks of 32, for vectors `first .. first + V` of 8 rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn blocks_32<const C: usize, const V: usize, const OFFSET: i32, const SCALE: u8>(
-    segment: Segment<'_>,
-    first: usize,
-    acc: &mut [Column],
-) {
-    let lines = const { lines_32(OFFSET) };
+fn blocks_32<const C: usize, const V: usize, T: BlockType>(segment: Segment<'_>, first: usize, acc: &mut [Column]) {
+    let scales = const { code_lines(T::TYPE) };
     let mut sums = load_sums::<C, V>(first, acc);
-    let blocks = segment.weights.chunks_exact(lines);
+    let blocks = segment.weights.chunks_exact(const { panel_lines(T::TYPE, 32) });
     let mut prefetch = Prefetch::new(segment.ahead, blocks.len());
-    for (block, x) in blocks.zip(segment.columns.chunks_exact(WORDS_32 * C)) {
+    for (b, (block, x)) in blocks.zip(segment.columns.chunks_exact(WORDS_32 * C)).enumerate() {
         prefetch.step();
         let mut dots = [[_mm256_setzero_si256(); V]; C];
         for c in 0..C {
-            dots[c] = [start_32::<OFFSET>(x[8 * C + c]); V];
+            dots[c] = [start_32::<T>(x[8 * C + c]); V];
         }
-        add_dots::<C, V, OFFSET>(&mut dots, &block[..16], &x[..8 * C], first);
+        add_dots::<C, V, T>(&mut dots, codes::<T>(block, segment.expanded, b), &x[..8 * C], first);
         for v in 0..V {
-            let w_scale = widen_scales::<SCALE>(&block[16], first + v);
+            let w_scale = widen_scales::<T>(&block[scales], first + v);
             for c in 0..C {
                 let scale = _mm256_mul_ps(w_scale, _mm256_set1_ps(f32::from_bits(x[9 * C + c])));
                 sums[c][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[c][v]), scale, sums[c][v]);
             }
         }
-        if OFFSET == 0 {
+        if const { offset(T::TYPE) == 0 } {
             for v in 0..V {
-                let minimum = widen_scales::<SCALE>(&block[lines - 1], first + v);
+                let minimum = widen_scales::<T>(&block[scales + 1], first + v);
                 for c in 0..C {
                     let scale = _mm256_mul_ps(minimum, _mm256_set1_ps(f32::from_bits(x[9 * C + c])));
                     // The start value is -128 times the sum of the activations.
@@ -207,43 +201,39 @@ fn blocks_32<const C: usize, const V: usize, const OFFSET: i32, const SCALE: u8>
     store_sums(&sums, first, acc);
 }
 
-/// `-OFFSET` times the sum of a block's activations, of which `word` is -128 times; 0 where [`add_dots`] takes signed
-/// weights.
+/// Minus the offset times the sum of a block's activations, of which `word` is -128 times; 0 where [`add_dots`] takes
+/// signed weights.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn start_32<const OFFSET: i32>(word: u32) -> __m256i {
-    match OFFSET {
+fn start_32<T: BlockType>(word: u32) -> __m256i {
+    match const { offset(T::TYPE) } {
         8 => _mm256_set1_epi32(word as i32 >> 4),
         16 => _mm256_set1_epi32(word as i32 >> 3),
         _ => _mm256_setzero_si256(),
     }
 }
 
-/// Types with super-blocks of 256, expanded, for vectors `first .. first + V` of 8 rows.
+/// Types with super-blocks of 256, for vectors `first .. first + V` of 8 rows.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn blocks_256<const C: usize, const V: usize, const SUB: usize, const OFFSET: i32>(
-    segment: Segment<'_>,
-    first: usize,
-    acc: &mut [Column],
-) {
-    let (lines, subs) = const { (lines_256(SUB, OFFSET), 256 / SUB) };
-    let blocks = segment.weights.chunks_exact(lines);
+fn blocks_256<const C: usize, const V: usize, T: BlockType>(segment: Segment<'_>, first: usize, acc: &mut [Column]) {
+    let (sub, subs) = const { (sub_len(T::TYPE), 256 / sub_len(T::TYPE)) };
+    let blocks = segment.weights.chunks_exact(const { panel_lines(T::TYPE, 256) });
     let mut prefetch = Prefetch::new(segment.ahead, blocks.len() * subs);
-    for (block, x) in blocks.zip(segment.columns.chunks_exact(WORDS_256 * C)) {
+    for (b, (block, x)) in blocks.zip(segment.columns.chunks_exact(WORDS_256 * C)).enumerate() {
+        let codes = codes::<T>(block, segment.expanded, b);
         let mut totals = [[_mm256_setzero_ps(); V]; C];
         for j in 0..subs {
             prefetch.step();
             let mut dots = [[_mm256_setzero_si256(); V]; C];
-            if OFFSET == 32 {
+            if const { offset(T::TYPE) == 32 } {
                 for c in 0..C {
                     dots[c] = [_mm256_set1_epi32(x[(STARTS_256 + j) * C + c] as i32); V];
                 }
             }
-            let (quads, x) = (&block[j * SUB / 2..][..SUB / 2], &x[j * SUB / 4 * C..][..SUB / 4 * C]);
-            add_dots::<C, V, OFFSET>(&mut dots, quads, x, first);
+            let (quads, x) = (&codes[j * sub / 2..][..sub / 2], &x[j * sub / 4 * C..][..sub / 4 * C]);
+            add_dots::<C, V, T>(&mut dots, quads, x, first);
             for v in 0..V {
-                let vector = first + v;
-                let scale = _mm256_castsi256_ps(load(&block[128 + 2 * j + vector / 2 % 2], vector % 2));
+                let scale = sub_scale::<T>(&block[const { code_lines(T::TYPE) } + j / 2], j % 2, first + v);
                 for c in 0..C {
                     totals[c][v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[c][v]), scale, totals[c][v]);
                 }
@@ -251,36 +241,57 @@ fn blocks_256<const C: usize, const V: usize, const SUB: usize, const OFFSET: i3
         }
         let mut sums = load_sums::<C, V>(first, acc);
         for v in 0..V {
-            let d = widen_f16(&block[128 + 2 * subs], first + v);
+            let d = widen_f16(&block[const { d_line(T::TYPE) }], first + v);
             for c in 0..C {
                 let scale = _mm256_mul_ps(d, _mm256_set1_ps(f32::from_bits(x[SCALE_256 * C + c])));
                 sums[c][v] = _mm256_fmadd_ps(totals[c][v], scale, sums[c][v]);
             }
         }
-        if OFFSET == 0 {
-            add_minimums::<C, V>(&mut sums, &block[129 + 2 * subs..], x, first);
+        if const { offset(T::TYPE) == 0 } {
+            add_minimums::<C, V, T>(&mut sums, block, x, first);
         }
         store_sums(&sums, first, acc);
     }
 }
 
-/// Subtracts the minimums of a super-block: `lines` are pairs of minimums, then dmin.
+/// The scales of the even (0) or odd (1) sub-block of a line `[32 rows][2]`, of eight rows: quarter 0 to 3.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sub_scale<T: BlockType>(line: &Line, odd: usize, quarter: usize) -> __m256 {
+    // The byte wanted goes to the top of its word of 32 bits, and from there to the bottom.
+    let pairs = _mm256_cvtepu16_epi32(load_quarter(line, quarter));
+    let top = _mm256_sll_epi32(pairs, _mm_cvtsi32_si128(24 - 8 * odd as i32));
+    _mm256_cvtepi32_ps(match const { scale_byte(T::TYPE) } {
+        ScaleByte::Unsigned => _mm256_srli_epi32::<24>(top),
+        ScaleByte::Signed => _mm256_srai_epi32::<24>(top),
+        ScaleByte::LowHalf => _mm256_and_si256(_mm256_srli_epi32::<24>(top), _mm256_set1_epi32(15)),
+    })
+}
+
+/// Subtracts the minimums of a super-block.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_minimums<const C: usize, const V: usize>(sums: &mut [[__m256; V]; C], lines: &[Line], x: &[u32], first: usize) {
-    let (pairs, dmin) = lines.split_at(lines.len() - 1);
-    let first_pair = if pairs.len() == 8 { PAIRS_OF_32 } else { PAIRS_OF_16 };
+fn add_minimums<const C: usize, const V: usize, T: BlockType>(
+    sums: &mut [[__m256; V]; C],
+    block: &[Line],
+    x: &[u32],
+    first: usize,
+) {
+    let first_pair = if const { sub_len(T::TYPE) } == 32 { PAIRS_OF_32 } else { PAIRS_OF_16 };
+    let lines = &block[const { minimum_line(T::TYPE) }..][..const { scale_lines(T::TYPE) }];
     for v in 0..V {
-        let vector = first + v;
         let mut totals = [_mm256_setzero_si256(); C];
-        for (pairs, x) in pairs.chunks_exact(2).zip(x[first_pair * C..].chunks_exact(C)) {
-            let minimums = load(&pairs[vector / 2 % 2], vector % 2);
+        for (line, x) in lines.iter().zip(x[first_pair * C..].chunks_exact(C)) {
+            let mut minimums = _mm256_cvtepu8_epi16(load_quarter(line, first + v));
+            if const { matches!(scale_byte(T::TYPE), ScaleByte::LowHalf) } {
+                minimums = _mm256_srli_epi16::<4>(minimums);
+            }
             for c in 0..C {
                 let products = _mm256_madd_epi16(minimums, _mm256_set1_epi32(x[c] as i32));
                 totals[c] = _mm256_add_epi32(totals[c], products);
             }
         }
-        let dmin = widen_f16(&dmin[0], vector);
+        let dmin = widen_f16(&block[const { d_line(T::TYPE) } + 1], first + v);
         for c in 0..C {
             let scale = _mm256_mul_ps(dmin, _mm256_set1_ps(f32::from_bits(x[SCALE_256 * C + c])));
             sums[c][v] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(totals[c]), scale, sums[c][v]);
@@ -291,12 +302,13 @@ fn add_minimums<const C: usize, const V: usize>(sums: &mut [[__m256; V]; C], lin
 /// Adds the integer dot products of groups of 4 k: 2 lines and C words each.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_dots<const C: usize, const V: usize, const OFFSET: i32>(
+fn add_dots<const C: usize, const V: usize, T: BlockType>(
     dots: &mut [[__m256i; V]; C],
     lines: &[Line],
     x: &[u32],
     first: usize,
 ) {
+    let signed_weights = const { offset(T::TYPE) == 128 };
     let ones = _mm256_set1_epi16(1);
     let sign_bit = _mm256_set1_epi8(i8::MIN);
     for (lines, x) in lines.chunks_exact(2).zip(x.chunks_exact(C)) {
@@ -304,10 +316,10 @@ fn add_dots<const C: usize, const V: usize, const OFFSET: i32>(
             let vector = first + v;
             let codes = load(&lines[vector / 2 % 2], vector % 2);
             let signed = _mm256_xor_si256(sign_bit, codes);
-            let magnitude = if OFFSET == 128 { _mm256_abs_epi8(signed) } else { codes };
+            let magnitude = if signed_weights { _mm256_abs_epi8(signed) } else { codes };
             for c in 0..C {
                 let x = _mm256_set1_epi32(x[c] as i32);
-                let x = if OFFSET == 128 { _mm256_sign_epi8(x, signed) } else { x };
+                let x = if signed_weights { _mm256_sign_epi8(x, signed) } else { x };
                 let pairs = _mm256_maddubs_epi16(magnitude, x);
                 dots[c][v] = _mm256_add_epi32(dots[c][v], _mm256_madd_epi16(pairs, ones));
             }
@@ -318,14 +330,11 @@ fn add_dots<const C: usize, const V: usize, const OFFSET: i32>(
 /// Eight of the 32 scales of a line, f16 or bf16: quarter 0 to 3.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn widen_scales<const SCALE: u8>(line: &Line, quarter: usize) -> __m256 {
-    if SCALE == F16 {
+fn widen_scales<T: BlockType>(line: &Line, quarter: usize) -> __m256 {
+    if const { !matches!(T::TYPE, WeightType::MXFP4) } {
         return widen_f16(line, quarter);
     }
-    let half = load(line, quarter / 2 % 2);
-    let values =
-        if quarter.is_multiple_of(2) { _mm256_castsi256_si128(half) } else { _mm256_extracti128_si256::<1>(half) };
-    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(values)))
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(load_quarter(line, quarter))))
 }
 
 /// Half 0 or 1 of a line.
@@ -341,9 +350,16 @@ fn load(line: &Line, half: usize) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn widen_f16(line: &Line, quarter: usize) -> __m256 {
+    _mm256_cvtph_ps(load_quarter(line, quarter))
+}
+
+/// Quarter 0 to 3 of a line.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_quarter(line: &Line, quarter: usize) -> __m128i {
     let bytes = &line.0[16 * (quarter % 4)..][..16];
     // SAFETY: `bytes` are 16 bytes, and the load needs no alignment.
-    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
 #[inline]

@@ -23,15 +23,19 @@
 //! 4. While a segment computes from L1, the next one is prefetched into L2, a few lines every step. With several tiles
 //!    the segment is in L1 for all but the first, and each prefetches its share.
 //! 5. A BF16 pair is one 32-bit lane: even k is a shift left, odd k a mask.
-//! 6. Super-blocks (`blocks_256`) add `float(dot) * scale` of each sub-block to sums of their own, and these to the
+//! 6. Codes of less than a byte are taken apart in registers, group by group, when a single tile of columns reads them;
+//!    for more tiles they were expanded once.
+//! 7. Super-blocks (`blocks_256`) add `float(dot) * scale` of each sub-block to sums of their own, and these to the
 //!    running sums once in 256 k. All minimums of a super-block are one integer dot product of pairs (`vpdpwssd`).
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::*;
 
+use super::codes::{BlockType, with_block_type};
+use super::line_ops::x86::Avx512;
 use super::panel::{
-    Column, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, Segment, WORDS_32, WORDS_256, lines_32, lines_256,
-    offset, sub_len,
+    Column, Form, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, ScaleByte, Segment, WORDS_32, WORDS_256,
+    code_lines, d_line, minimum_line, offset, panel_lines, scale_byte, scale_lines, sub_len,
 };
 use super::prefetch::Prefetch;
 use super::{Isa, Path};
@@ -60,39 +64,46 @@ macro_rules! with_columns {
 /// See [`super::panel::accumulate`], which checked the lengths.
 pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
     assert_eq!(isa.path(), Path::Avx512);
-    match ty {
-        WeightType::F32 => accumulate_float::<F32>(segment, acc),
-        WeightType::F16 => accumulate_float::<F16>(segment, acc),
-        WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
-        WeightType::Q8_0 | WeightType::IQ4NL => accumulate_32::<{ offset(WeightType::Q8_0) }, F16>(segment, acc),
-        WeightType::Q4_0 => accumulate_32::<{ offset(WeightType::Q4_0) }, F16>(segment, acc),
-        WeightType::Q4_1 | WeightType::Q5_1 => accumulate_32::<{ offset(WeightType::Q4_1) }, F16>(segment, acc),
-        WeightType::Q5_0 => accumulate_32::<{ offset(WeightType::Q5_0) }, F16>(segment, acc),
-        WeightType::MXFP4 => accumulate_32::<{ offset(WeightType::MXFP4) }, BF16>(segment, acc),
-        WeightType::Q2K => accumulate_256::<{ sub_len(WeightType::Q2K) }, { offset(WeightType::Q2K) }>(segment, acc),
-        WeightType::Q3K | WeightType::Q6K => {
-            accumulate_256::<{ sub_len(WeightType::Q6K) }, { offset(WeightType::Q6K) }>(segment, acc);
+    match Form::of(isa, ty) {
+        Form::Float => match ty {
+            WeightType::F32 => accumulate_float::<F32>(segment, acc),
+            WeightType::F16 => accumulate_float::<F16>(segment, acc),
+            _ => accumulate_float::<BF16>(segment, acc),
+        },
+        Form::Pairs => {
+            with_columns!(acc.len(), C in [1 2 3 4 5 6 7 8 9 10 11 12], {
+                // SAFETY: an Isa with this form was shown, which exists only where the CPU has AVX512_BF16.
+                unsafe { pairs::<C>(segment, acc) }
+            })
         }
-        WeightType::Q4K | WeightType::Q5K => {
-            accumulate_256::<{ sub_len(WeightType::Q4K) }, { offset(WeightType::Q4K) }>(segment, acc);
-        }
-        WeightType::IQ4XS => {
-            accumulate_256::<{ sub_len(WeightType::IQ4XS) }, { offset(WeightType::IQ4XS) }>(segment, acc);
-        }
+        Form::Blocks32 => with_block_type!(ty, T of 32, accumulate_32::<T>(segment, acc)),
+        Form::Blocks256 => with_block_type!(ty, T of 256, accumulate_256::<T>(segment, acc)),
     }
 }
 
-fn accumulate_256<const SUB: usize, const OFFSET: i32>(segment: Segment<'_>, acc: &mut [Column]) {
+fn accumulate_256<T: BlockType>(segment: Segment<'_>, acc: &mut [Column]) {
     with_columns!(acc.len(), C in [1 2 3 4 5 6], {
         // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
-        unsafe { blocks_256::<C, SUB, OFFSET>(segment, acc) }
+        unsafe {
+            if segment.expanded.is_empty() {
+                blocks_256::<C, T, true>(segment, acc)
+            } else {
+                blocks_256::<C, T, false>(segment, acc)
+            }
+        }
     })
 }
 
-fn accumulate_32<const OFFSET: i32, const SCALE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
+fn accumulate_32<T: BlockType>(segment: Segment<'_>, acc: &mut [Column]) {
     with_columns!(acc.len(), C in [1 2 3 4 5 6], {
         // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
-        unsafe { blocks_32::<C, OFFSET, SCALE>(segment, acc) }
+        unsafe {
+            if segment.expanded.is_empty() {
+                blocks_32::<C, T, true>(segment, acc)
+            } else {
+                blocks_32::<C, T, false>(segment, acc)
+            }
+        }
     })
 }
 
@@ -101,6 +112,32 @@ fn accumulate_float<const TYPE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
         // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
         unsafe { float::<C, TYPE>(segment, acc) }
     })
+}
+
+/// BF16 weights and activations, both in pairs of k.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+fn pairs<const C: usize>(segment: Segment<'_>, acc: &mut [Column]) {
+    let mut sums = load_sums::<C>(acc);
+    let pairs = segment.weights.as_chunks::<2>().0.iter().zip(segment.columns.as_chunks::<C>().0);
+    let mut prefetch = Prefetch::new(segment.ahead, pairs.len());
+    for (lines, x) in pairs {
+        prefetch.step();
+        let w = [as_bf16(load(&lines[0])), as_bf16(load(&lines[1]))];
+        for c in 0..C {
+            let x = as_bf16(_mm512_set1_epi32(x[c] as i32));
+            sums[c][0] = _mm512_dpbf16_ps(sums[c][0], w[0], x);
+            sums[c][1] = _mm512_dpbf16_ps(sums[c][1], w[1], x);
+        }
+    }
+    store_sums(&sums, acc);
+}
+
+/// The same register, as the type that the bf16 instructions take.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn as_bf16(v: __m512i) -> __m512bh {
+    // SAFETY: both are 64 plain bytes.
+    unsafe { core::mem::transmute(v) }
 }
 
 /// F32, F16 and BF16. Two k a step, as BF16 stores them.
@@ -148,28 +185,26 @@ fn widen<const TYPE: u8>(lines: &[Line], odd: usize) -> Sums {
     }
 }
 
-/// Types with blocks of 32, expanded: codes with `OFFSET` added, or plain codes (0) and minimums.
+/// Types with blocks of 32. `DIRECT`: the codes come from the stored lines, not from expanded ones.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn blocks_32<const C: usize, const OFFSET: i32, const SCALE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
-    let lines = const { lines_32(OFFSET) };
+fn blocks_32<const C: usize, T: BlockType, const DIRECT: bool>(segment: Segment<'_>, acc: &mut [Column]) {
+    let (ops, offset) = (Avx512::new(), const { offset(T::TYPE) });
     let mut sums = load_sums::<C>(acc);
-    let blocks = segment.weights.chunks_exact(lines);
+    let blocks = segment.weights.chunks_exact(const { panel_lines(T::TYPE, 32) });
     let mut prefetch = Prefetch::new(segment.ahead, blocks.len());
-    for (block, x) in blocks.zip(segment.columns.chunks_exact(WORDS_32 * C)) {
+    for (b, (block, x)) in blocks.zip(segment.columns.chunks_exact(WORDS_32 * C)).enumerate() {
         prefetch.step();
         let mut dots = [[_mm512_setzero_si512(); 2]; C];
         for c in 0..C {
-            dots[c] = [start_32::<OFFSET>(x[8 * C + c]); 2];
+            dots[c] = [start_32::<T>(x[8 * C + c]); 2];
         }
-        for group in 0..8 {
-            let w = [load(&block[2 * group]), load(&block[2 * group + 1])];
-            for c in 0..C {
-                let x = _mm512_set1_epi32(x[group * C + c] as i32);
-                dots[c][0] = _mm512_dpbusd_epi32(dots[c][0], w[0], x);
-                dots[c][1] = _mm512_dpbusd_epi32(dots[c][1], w[1], x);
-            }
+        let codes: &[Line] = if DIRECT { &[] } else { &segment.expanded[16 * b..][..16] };
+        for g in 0..8 {
+            let w = if DIRECT { T::group(ops, block, g) } else { [load(&codes[2 * g]), load(&codes[2 * g + 1])] };
+            add_dots::<C>(&mut dots, w, &x[g * C..]);
         }
-        let w_scale = widen_scales::<SCALE>(&block[16]);
+        let scales = const { code_lines(T::TYPE) };
+        let w_scale = widen_scales::<T>(&block[scales]);
         for c in 0..C {
             let x_scale = _mm512_set1_ps(f32::from_bits(x[9 * C + c]));
             for half in 0..2 {
@@ -177,8 +212,8 @@ fn blocks_32<const C: usize, const OFFSET: i32, const SCALE: u8>(segment: Segmen
                 sums[c][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scale, sums[c][half]);
             }
         }
-        if OFFSET == 0 {
-            let minimums = widen_scales::<SCALE>(&block[lines - 1]);
+        if offset == 0 {
+            let minimums = widen_scales::<T>(&block[scales + 1]);
             for c in 0..C {
                 let x_scale = _mm512_set1_ps(f32::from_bits(x[9 * C + c]));
                 // The start value is -128 times the sum of the activations. Negated as an integer: -0 is no sum.
@@ -193,12 +228,23 @@ fn blocks_32<const C: usize, const OFFSET: i32, const SCALE: u8>(segment: Segmen
     store_sums(&sums, acc);
 }
 
-/// `-OFFSET` times the sum of a block's activations, of which `word` is -128 times.
+/// Adds the products of the codes of a group with its activations `x`: `[C][4]`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_dots<const C: usize>(dots: &mut [[__m512i; 2]; C], w: [__m512i; 2], x: &[u32]) {
+    for c in 0..C {
+        let x = _mm512_set1_epi32(x[c] as i32);
+        dots[c][0] = _mm512_dpbusd_epi32(dots[c][0], w[0], x);
+        dots[c][1] = _mm512_dpbusd_epi32(dots[c][1], w[1], x);
+    }
+}
+
+/// Minus the offset times the sum of a block's activations, of which `word` is -128 times.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn start_32<const OFFSET: i32>(word: u32) -> __m512i {
+fn start_32<T: BlockType>(word: u32) -> __m512i {
     let start = _mm512_set1_epi32(word as i32);
-    match OFFSET {
+    match const { offset(T::TYPE) } {
         0 => _mm512_setzero_si512(),
         8 => _mm512_srai_epi32::<4>(start),
         16 => _mm512_srai_epi32::<3>(start),
@@ -209,8 +255,8 @@ fn start_32<const OFFSET: i32>(word: u32) -> __m512i {
 /// The 32 scales of a line, f16 or bf16.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn widen_scales<const SCALE: u8>(line: &Line) -> Sums {
-    if SCALE == F16 {
+fn widen_scales<T: BlockType>(line: &Line) -> Sums {
+    if const { !matches!(T::TYPE, WeightType::MXFP4) } {
         return widen_f16(line);
     }
     let values = load(line);
@@ -218,36 +264,34 @@ fn widen_scales<const SCALE: u8>(line: &Line) -> Sums {
     halves.map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))))
 }
 
-/// Types with super-blocks of 256, expanded, in sub-blocks of `SUB`; `OFFSET` as in [`blocks_32`].
+/// Types with super-blocks of 256; `DIRECT` as in [`blocks_32`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn blocks_256<const C: usize, const SUB: usize, const OFFSET: i32>(segment: Segment<'_>, acc: &mut [Column]) {
-    let (lines, subs) = const { (lines_256(SUB, OFFSET), 256 / SUB) };
-    let blocks = segment.weights.chunks_exact(lines);
+fn blocks_256<const C: usize, T: BlockType, const DIRECT: bool>(segment: Segment<'_>, acc: &mut [Column]) {
+    let (ops, sub, subs) = (Avx512::new(), const { sub_len(T::TYPE) }, const { 256 / sub_len(T::TYPE) });
+    let blocks = segment.weights.chunks_exact(const { panel_lines(T::TYPE, 256) });
     let mut prefetch = Prefetch::new(segment.ahead, blocks.len() * subs);
-    for (block, x) in blocks.zip(segment.columns.chunks_exact(WORDS_256 * C)) {
+    for (b, (block, x)) in blocks.zip(segment.columns.chunks_exact(WORDS_256 * C)).enumerate() {
+        let codes: &[Line] = if DIRECT { &[] } else { &segment.expanded[128 * b..][..128] };
         let mut totals = [[_mm512_setzero_ps(); 2]; C];
         for j in 0..subs {
             prefetch.step();
             let mut dots = [[_mm512_setzero_si512(); 2]; C];
             for c in 0..C {
-                dots[c] = [start_256::<C, OFFSET>(&x[STARTS_256 * C + c..], j); 2];
+                dots[c] = [start_256::<C, T>(&x[STARTS_256 * C + c..], j); 2];
             }
-            for group in j * SUB / 4..(j + 1) * SUB / 4 {
-                let w = [load(&block[2 * group]), load(&block[2 * group + 1])];
-                for c in 0..C {
-                    let x = _mm512_set1_epi32(x[group * C + c] as i32);
-                    dots[c][0] = _mm512_dpbusd_epi32(dots[c][0], w[0], x);
-                    dots[c][1] = _mm512_dpbusd_epi32(dots[c][1], w[1], x);
-                }
+            for i in 0..sub / 4 {
+                let g = j * sub / 4 + i;
+                let w = if DIRECT { T::group(ops, block, g) } else { [load(&codes[2 * g]), load(&codes[2 * g + 1])] };
+                add_dots::<C>(&mut dots, w, &x[g * C..]);
             }
-            let scales = [0, 1].map(|half| _mm512_castsi512_ps(load(&block[128 + 2 * j + half])));
+            let scales = sub_scales::<T>(&block[const { code_lines(T::TYPE) } + j / 2], j % 2);
             for c in 0..C {
                 for half in 0..2 {
                     totals[c][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scales[half], totals[c][half]);
                 }
             }
         }
-        let (d, x_scales) = (widen_f16(&block[128 + 2 * subs]), &x[SCALE_256 * C..]);
+        let (d, x_scales) = (widen_f16(&block[const { d_line(T::TYPE) }]), &x[SCALE_256 * C..]);
         let mut sums = load_sums::<C>(acc);
         for c in 0..C {
             let x_scale = _mm512_set1_ps(f32::from_bits(x_scales[c]));
@@ -256,40 +300,65 @@ fn blocks_256<const C: usize, const SUB: usize, const OFFSET: i32>(segment: Segm
                 sums[c][half] = _mm512_fmadd_ps(totals[c][half], scale, sums[c][half]);
             }
         }
-        if OFFSET == 0 {
-            add_minimums::<C>(&mut sums, &block[129 + 2 * subs..], x);
+        if const { offset(T::TYPE) == 0 } {
+            add_minimums::<C, T>(&mut sums, block, x);
         }
         store_sums(&sums, acc);
     }
 }
 
-/// `-OFFSET` times the sum of the activations of sub-block `j`; `starts[j * C]` is -32 times that of 16 activations.
+/// Minus the offset times the sum of the activations of sub-block `j`; `starts[j * C]` is -32 times that of 16
+/// activations.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn start_256<const C: usize, const OFFSET: i32>(starts: &[u32], j: usize) -> __m512i {
-    match OFFSET {
+fn start_256<const C: usize, T: BlockType>(starts: &[u32], j: usize) -> __m512i {
+    match const { offset(T::TYPE) } {
         0 => _mm512_setzero_si512(),
         32 => _mm512_set1_epi32(starts[j * C] as i32),
         _ => _mm512_set1_epi32(4 * (starts[2 * j * C] as i32 + starts[(2 * j + 1) * C] as i32)),
     }
 }
 
-/// Subtracts the minimums of a super-block: `lines` are pairs of minimums, then dmin.
+/// The scales of the even (0) or odd (1) sub-block of a line `[32 rows][2]`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn add_minimums<const C: usize>(sums: &mut [Sums; C], lines: &[Line], x: &[u32]) {
-    let (pairs, dmin) = lines.split_at(lines.len() - 1);
-    let first = if pairs.len() == 8 { PAIRS_OF_32 } else { PAIRS_OF_16 };
+fn sub_scales<T: BlockType>(line: &Line, odd: usize) -> Sums {
+    let pairs = load(line);
+    let mut scales = [_mm512_setzero_ps(); 2];
+    for half in 0..2 {
+        let pairs = if half == 0 { _mm512_castsi512_si256(pairs) } else { _mm512_extracti64x4_epi64::<1>(pairs) };
+        // The byte wanted goes to the top of its word of 32 bits, and from there to the bottom.
+        let top = _mm512_sll_epi32(_mm512_cvtepu16_epi32(pairs), _mm_cvtsi32_si128(24 - 8 * odd as i32));
+        scales[half] = _mm512_cvtepi32_ps(match const { scale_byte(T::TYPE) } {
+            ScaleByte::Unsigned => _mm512_srli_epi32::<24>(top),
+            ScaleByte::Signed => _mm512_srai_epi32::<24>(top),
+            ScaleByte::LowHalf => _mm512_and_si512(_mm512_srli_epi32::<24>(top), _mm512_set1_epi32(15)),
+        });
+    }
+    scales
+}
+
+/// Subtracts the minimums of a super-block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn add_minimums<const C: usize, T: BlockType>(sums: &mut [Sums; C], block: &[Line], x: &[u32]) {
+    let first = if const { sub_len(T::TYPE) } == 32 { PAIRS_OF_32 } else { PAIRS_OF_16 };
+    let lines = &block[const { minimum_line(T::TYPE) }..][..const { scale_lines(T::TYPE) }];
     let mut totals = [[_mm512_setzero_si512(); 2]; C];
-    for (pairs, x) in pairs.chunks_exact(2).zip(x[first * C..].chunks_exact(C)) {
-        let minimums = [load(&pairs[0]), load(&pairs[1])];
+    for (line, x) in lines.iter().zip(x[first * C..].chunks_exact(C)) {
+        let mut bytes = load(line);
+        if const { matches!(scale_byte(T::TYPE), ScaleByte::LowHalf) } {
+            bytes = _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), _mm512_set1_epi8(15));
+        }
+        let low = _mm512_cvtepu8_epi16(_mm512_castsi512_si256(bytes));
+        let high = _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64::<1>(bytes));
         for c in 0..C {
             let x = _mm512_set1_epi32(x[c] as i32);
-            totals[c][0] = _mm512_dpwssd_epi32(totals[c][0], minimums[0], x);
-            totals[c][1] = _mm512_dpwssd_epi32(totals[c][1], minimums[1], x);
+            totals[c][0] = _mm512_dpwssd_epi32(totals[c][0], low, x);
+            totals[c][1] = _mm512_dpwssd_epi32(totals[c][1], high, x);
         }
     }
-    let dmin = widen_f16(&dmin[0]);
+    let dmin = widen_f16(&block[const { d_line(T::TYPE) } + 1]);
     for c in 0..C {
         let x_scale = _mm512_set1_ps(f32::from_bits(x[SCALE_256 * C + c]));
         for half in 0..2 {

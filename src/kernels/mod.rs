@@ -6,10 +6,11 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-pub mod expand;
+pub mod codes;
 pub mod lanes;
 mod line_ops;
 pub mod panel;
+pub mod peak;
 #[cfg(target_arch = "x86_64")]
 mod prefetch;
 pub mod quantize;
@@ -21,7 +22,11 @@ use std::str::FromStr;
 /// An instruction-set path this machine can run: a value is only made by [`Isa::detect`] or [`Isa::require`],
 /// so holding one proves that the CPU has the features.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Isa(Path);
+pub struct Isa {
+    path: Path,
+    /// On the path `Avx512`: the CPU has AVX512_BF16, and matrices of BF16 are multiplied with it.
+    bf16: bool,
+}
 
 /// The paths there are, slowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,30 +51,48 @@ pub enum IsaError {
 impl Isa {
     /// The fastest path this CPU has.
     pub fn detect() -> Self {
-        *Self::available().last().unwrap_or(&Self(Path::Scalar))
+        *Self::available().last().unwrap_or(&Self { path: Path::Scalar, bf16: false })
     }
 
-    /// Every path this CPU has, slowest first.
+    /// Every path this CPU has, slowest first; `Avx512` without its BF16 instructions too, as other CPUs run it.
     pub fn available() -> Vec<Self> {
-        [Path::Scalar, Path::Avx2, Path::Avx512].into_iter().filter(|p| p.is_available()).map(Self).collect()
+        let paths = [Path::Scalar, Path::Avx2, Path::Avx512].into_iter().filter(|p| p.is_available());
+        let mut all: Vec<_> = paths.map(|path| Self { path, bf16: false }).collect();
+        all.extend(Self::require(Path::Avx512).filter(|isa| isa.bf16));
+        all
     }
 
-    /// `path`, if this CPU has it.
+    /// `path`, if this CPU has it, with all that belongs to it.
     pub fn require(path: Path) -> Option<Self> {
-        path.is_available().then_some(Self(path))
+        path.is_available().then(|| Self { path, bf16: path == Path::Avx512 && has_bf16() })
     }
 
     pub fn path(self) -> Path {
-        self.0
+        self.path
+    }
+
+    /// Whether BF16 matrices are multiplied by BF16 instructions.
+    pub fn has_bf16(self) -> bool {
+        self.bf16
     }
 
     pub fn name(self) -> &'static str {
-        match self.0 {
+        match self.path {
             Path::Scalar => "scalar",
             Path::Avx2 => "avx2",
             Path::Avx512 => "avx512",
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16() -> bool {
+    is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_bf16() -> bool {
+    false
 }
 
 impl Path {
@@ -115,6 +138,7 @@ impl FromStr for Isa {
 
 impl fmt::Debug for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.name())?;
+        f.write_str(if self.bf16 { "+bf16" } else { "" })
     }
 }

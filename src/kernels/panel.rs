@@ -13,31 +13,27 @@
 //! ```
 //!
 //! The types with less than 8 bits stay packed in memory. Their blocks hold, for each block of the file, its code bytes
-//! by fours as `[words][32 rows][4 bytes]`, then scales. [`super::expand`] makes bytes of a stretch of them before it
-//! is multiplied:
+//! by fours as `[words][32 rows][4 bytes]`, then scales ([`super::codes`] has what the codes mean):
 //!
 //! ```text
-//! as stored (Q4_0)         8 lines   [4 words][32 rows][4 bytes], two codes a byte
-//!            (Q5_0, Q5_1)  2 lines   [32 rows][4 bytes]: bit g of byte i: high bit of k = 4·g + i
-//!                          1 line    [32 rows] f16 scales
-//! expanded, Blocks32      16 lines   [8 groups][32 rows][4 k] u8, the integer q + offset
-//!                          1 line    [32 rows] f16 (MXFP4: bf16) scales, then a line of minimums where there are any
+//! Q4_0           8 lines   [4 words][32 rows][4 bytes], two codes a byte
+//! (Q5_0, Q5_1)   2 lines   [32 rows][4 bytes]: bit g of byte i: high bit of k = 4·g + i
+//!                1 line    [32 rows] f16 scales (MXFP4: bf16), then a line of minimums where there are any
 //!
-//! as stored (Q4_K)        64 lines   [32 words][32 rows][4 bytes]
-//!                        4 + 4 lines [8 sub-blocks][32 rows] u8 scales, then minimums
-//!                        1 + 1 lines [32 rows] f16 d, then dmin
-//! expanded, Blocks256    128 lines   [64 groups][32 rows][4 k] u8, the integer q + offset
-//!                        2·S lines   [S sub-blocks][32 rows] f32 scales
-//!                         1 line     [32 rows] f16 d
-//!                          S lines   [S / 2][32 rows][2] i16 minimums of two sub-blocks   } only where there
-//!                         1 line     [32 rows] f16 dmin                                  } are minimums
+//! Q4_K          64 lines   [32 words][32 rows][4 bytes]
+//!              4 + 4 lines [4][32 rows][2] u8: scales of two sub-blocks, then minimums
+//!              1 + 1 lines [32 rows] f16 d, then dmin
+//! (Q2_K)         8 lines   [8][32 rows][2] of two sub-blocks: scale in the low half of a byte, minimum in the high
+//!
+//! expanded      16 lines   for each 32 k: [8 groups][32 rows][4 k] u8, the integer q + offset
 //! ```
 //!
-//! Activations come in *tiles* of up to [`tile_columns`] rows of `x`, which are columns here, interleaved so that a
+//! Activations come in *tiles* of up to [`Form::tile_columns`] rows of `x`, which are columns here, interleaved so that a
 //! kernel reads one stream. `C` is the number of columns of the tile:
 //!
 //! ```text
 //! Float     for each k        C words   [C] f32
+//! Pairs     for each 2 k      C words   [C][2 k] bf16                  an odd K ends with a zero
 //! Blocks32  for each 32 k  10·C words   [8 groups][C][4 k] i8 | [C] i32 = -128 · sum of the block | [C] f32 scale
 //! Blocks256 for each 256 k 93·C words   [64 groups][C][4 k] i8 | [16][C] i32 = -32 · sum of 16 k |
 //!                                       [4][C][2] i16 sums of 32 k | [8][C][2] i16 sums of 16 k | [C] f32 scale
@@ -65,9 +61,9 @@ pub const PAIRS_OF_16: usize = 84;
 /// The scale.
 pub const SCALE_256: usize = 92;
 /// The longest stretch of K that is expanded at a time.
-pub const EXPANDED_K: usize = 256;
-/// Lines that [`EXPANDED_K`] elements of any type expand to at most.
-pub const EXPANDED_LINES: usize = 178;
+pub const EXPANDED_K: usize = 512;
+/// Lines that the codes of [`EXPANDED_K`] elements expand to.
+pub const EXPANDED_LINES: usize = expanded_lines(EXPANDED_K);
 
 /// A cache line of packed weights.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -80,8 +76,10 @@ pub type Column = [f32; PANEL_ROWS];
 /// A stretch of one panel's K and the same stretch of one tile of activations.
 #[derive(Clone, Copy)]
 pub struct Segment<'a> {
-    /// The panel's lines, expanded.
+    /// The panel's lines as stored.
     pub weights: &'a [Line],
+    /// Their codes expanded, where [`wants_expansion`] says so; otherwise empty.
+    pub expanded: &'a [Line],
     /// The tile's words.
     pub columns: &'a [u32],
     /// Lines of the panel as stored that are needed soon: to be prefetched while this segment computes.
@@ -91,8 +89,10 @@ pub struct Segment<'a> {
 /// The kinds of arithmetic: each has its form of activations and its kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// f32 activations, for F32, F16 and BF16 weights.
+    /// f32 activations, for F32, F16 and, without BF16 instructions, BF16 weights.
     Float,
+    /// bf16 activations in pairs of k, for BF16 weights and BF16 instructions.
+    Pairs,
     /// Activations as blocks of 32 int8, for weights with blocks of 32.
     Blocks32,
     /// Activations as blocks of 256 int8, for weights with super-blocks.
@@ -100,11 +100,12 @@ pub enum Form {
 }
 
 impl Form {
-    pub const ALL: [Self; 3] = [Self::Float, Self::Blocks32, Self::Blocks256];
+    pub const ALL: [Self; 4] = [Self::Float, Self::Pairs, Self::Blocks32, Self::Blocks256];
 
-    /// The form that weights of type `ty` need.
-    pub const fn of(ty: WeightType) -> Self {
+    /// The form that weights of type `ty` need on the path `isa`.
+    pub fn of(isa: Isa, ty: WeightType) -> Self {
         match ty {
+            WeightType::BF16 if isa.has_bf16() => Self::Pairs,
             WeightType::F32 | WeightType::F16 | WeightType::BF16 => Self::Float,
             WeightType::Q8_0
             | WeightType::Q4_0
@@ -125,29 +126,20 @@ impl Form {
     /// Activation columns a kernel takes at once at most: as many as its running sums fit the AVX-512 registers.
     pub const fn tile_columns(self) -> usize {
         match self {
-            Self::Float => 12,
+            Self::Float | Self::Pairs => 12,
             Self::Blocks32 | Self::Blocks256 => 6,
         }
     }
 
-    /// Activation words of a column with `k` elements, a multiple of the form's block.
+    /// Activation words of a column with `k` elements, a multiple of the form's block (an odd last pair is a word).
     pub const fn column_words(self, k: usize) -> usize {
         match self {
             Self::Float => k,
+            Self::Pairs => k.div_ceil(2),
             Self::Blocks32 => k / 32 * WORDS_32,
             Self::Blocks256 => k / 256 * WORDS_256,
         }
     }
-}
-
-/// [`Form::tile_columns`] of the form that `ty` needs.
-pub const fn tile_columns(ty: WeightType) -> usize {
-    Form::of(ty).tile_columns()
-}
-
-/// [`Form::column_words`] of the form that `ty` needs.
-pub const fn column_words(ty: WeightType, k: usize) -> usize {
-    Form::of(ty).column_words(k)
 }
 
 /// Lines of a panel over `k` elements, a multiple of the type's block.
@@ -170,18 +162,35 @@ pub const fn panel_lines(ty: WeightType, k: usize) -> usize {
     }
 }
 
-/// Whether panels of `ty` are packed more densely than the kernels read them, so that they go through
-/// [`super::expand`].
+/// Whether panels of `ty` are packed more densely than a byte a code, so that they can go through
+/// [`super::codes::expand`].
 pub const fn is_packed(ty: WeightType) -> bool {
     !matches!(ty, WeightType::F32 | WeightType::F16 | WeightType::BF16 | WeightType::Q8_0)
 }
 
-/// Lines of `k` elements of a panel as the kernels read them.
-pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
-    match Form::of(ty) {
-        Form::Float => panel_lines(ty, k),
-        Form::Blocks32 => k / 32 * lines_32(offset(ty)),
-        Form::Blocks256 => k / 256 * lines_256(sub_len(ty), offset(ty)),
+/// Lines of the codes of `k` elements, expanded to a byte each.
+pub const fn expanded_lines(k: usize) -> usize {
+    k / 2
+}
+
+/// Whether the path multiplies expanded codes when `tiles` tiles of activations share them; AVX-512 takes those of a
+/// single tile from the stored lines.
+pub fn wants_expansion(isa: Isa, ty: WeightType, tiles: usize) -> bool {
+    is_packed(ty) && (isa.path() != Path::Avx512 || tiles > 1)
+}
+
+/// Lines of codes in a block; its scales follow.
+pub const fn code_lines(ty: WeightType) -> usize {
+    match ty {
+        WeightType::F32 | WeightType::F16 | WeightType::BF16 => 0,
+        WeightType::Q4_0 | WeightType::Q4_1 | WeightType::IQ4NL | WeightType::MXFP4 => 8,
+        WeightType::Q5_0 | WeightType::Q5_1 => 10,
+        WeightType::Q8_0 => 16,
+        WeightType::Q2K => 32,
+        WeightType::Q3K => 48,
+        WeightType::Q4K | WeightType::IQ4XS => 64,
+        WeightType::Q5K => 80,
+        WeightType::Q6K => 96,
     }
 }
 
@@ -206,15 +215,43 @@ pub const fn sub_len(ty: WeightType) -> usize {
     }
 }
 
-/// Lines of an expanded block of 32: codes, scales and, with offset 0, minimums.
-pub const fn lines_32(offset: i32) -> usize {
-    17 + (offset == 0) as usize
+/// How the scale of a sub-block is kept in its byte.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum ScaleByte {
+    Unsigned,
+    Signed,
+    /// The low half; the high half is the minimum.
+    LowHalf,
 }
 
-/// Lines of an expanded super-block: codes, scales, d and, with offset 0, minimums and dmin.
-pub const fn lines_256(sub_len: usize, offset: i32) -> usize {
-    let subs = 256 / sub_len;
-    128 + 2 * subs + 1 + if offset == 0 { subs + 1 } else { 0 }
+/// [`ScaleByte`] of a type with super-blocks.
+pub const fn scale_byte(ty: WeightType) -> ScaleByte {
+    match ty {
+        WeightType::Q2K => ScaleByte::LowHalf,
+        WeightType::Q4K | WeightType::Q5K => ScaleByte::Unsigned,
+        _ => ScaleByte::Signed,
+    }
+}
+
+/// Lines of scales in a super-block, each of two sub-blocks.
+pub const fn scale_lines(ty: WeightType) -> usize {
+    256 / sub_len(ty) / 2
+}
+
+/// Where the minimums of a super-block begin, counted in lines like its scales: the same bytes in Q2_K.
+pub const fn minimum_line(ty: WeightType) -> usize {
+    match scale_byte(ty) {
+        ScaleByte::LowHalf => code_lines(ty),
+        _ => code_lines(ty) + scale_lines(ty),
+    }
+}
+
+/// The line of d in a super-block; that of dmin follows in types that have it.
+pub const fn d_line(ty: WeightType) -> usize {
+    match scale_byte(ty) {
+        ScaleByte::Unsigned => code_lines(ty) + 2 * scale_lines(ty),
+        _ => code_lines(ty) + scale_lines(ty),
+    }
 }
 
 /// Adds the products of `segment`, which covers `k` elements, to the running sums `acc`: `[C][32]`, C the tile's
@@ -226,11 +263,16 @@ pub const fn lines_256(sub_len: usize, offset: i32) -> usize {
 /// # Panics
 /// If the lengths do not fit each other.
 pub fn accumulate(isa: Isa, ty: WeightType, k: usize, segment: Segment<'_>, acc: &mut [Column]) {
-    assert!((1..=tile_columns(ty)).contains(&acc.len()), "{} columns in a {ty} tile", acc.len());
-    assert_eq!(segment.weights.len(), expanded_lines(ty, k), "lines of {k} elements of {ty}");
-    assert_eq!(segment.columns.len(), column_words(ty, k) * acc.len(), "words of {} columns", acc.len());
+    let form = Form::of(isa, ty);
+    assert!((1..=form.tile_columns()).contains(&acc.len()), "{} columns in a {ty} tile", acc.len());
+    assert_eq!(segment.weights.len(), panel_lines(ty, k), "lines of {k} elements of {ty}");
+    let expanded = if segment.expanded.is_empty() { 0 } else { expanded_lines(k) };
+    assert_eq!(segment.expanded.len(), expanded, "expanded lines of {k} elements");
+    let direct = expanded == 0 && k > 0;
+    assert!(!(direct && wants_expansion(isa, ty, 1)), "{ty} is not multiplied as stored on {isa:?}");
+    assert_eq!(segment.columns.len(), form.column_words(k) * acc.len(), "words of {} columns", acc.len());
     match isa.path() {
-        Path::Scalar => scalar::accumulate(ty, segment, acc),
+        Path::Scalar => scalar::accumulate(isa, ty, segment, acc),
         #[cfg(target_arch = "x86_64")]
         Path::Avx2 => avx2::accumulate(isa, ty, segment, acc),
         #[cfg(target_arch = "x86_64")]

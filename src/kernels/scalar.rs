@@ -13,16 +13,18 @@
 
 use half::{bf16, f16};
 
+use super::Isa;
 use super::panel::{
-    Column, Form, Line, PAIRS_OF_16, PAIRS_OF_32, PANEL_ROWS, SCALE_256, Segment, WORDS_32, WORDS_256, lines_32,
-    lines_256, offset, sub_len,
+    Column, Form, Line, PAIRS_OF_16, PAIRS_OF_32, PANEL_ROWS, SCALE_256, ScaleByte, Segment, WORDS_32, WORDS_256,
+    code_lines, d_line, expanded_lines, is_packed, minimum_line, offset, panel_lines, scale_byte, sub_len,
 };
 use crate::quant::WeightType;
 
 /// See [`super::panel::accumulate`], which checked the lengths.
-pub fn accumulate(ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
-    match Form::of(ty) {
+pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
+    match Form::of(isa, ty) {
         Form::Float => accumulate_float(ty, segment, acc),
+        Form::Pairs => unreachable!("this path has no BF16 instructions"),
         Form::Blocks32 => accumulate_32(ty, segment, acc),
         Form::Blocks256 => accumulate_256(ty, segment, acc),
     }
@@ -61,10 +63,10 @@ pub fn float_weights(ty: WeightType, lines: &[Line], k: usize) -> Column {
 
 fn accumulate_32(ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
     let (columns, offset) = (acc.len(), offset(ty));
-    let blocks = segment.weights.chunks_exact(lines_32(offset)).zip(segment.columns.chunks_exact(WORDS_32 * columns));
-    for (lines, words) in blocks {
-        let (quads, scales) = lines.split_at(16);
-        let quads: &[[u8; 4]] = bytemuck::cast_slice(quads);
+    let blocks = segment.weights.chunks_exact(panel_lines(ty, 32));
+    for (b, (block, words)) in blocks.zip(segment.columns.chunks_exact(WORDS_32 * columns)).enumerate() {
+        let quads = quads(ty, block, segment.expanded, b);
+        let scales = &block[code_lines(ty)..];
         for (c, sums) in acc.iter_mut().enumerate() {
             let x_scale = f32::from_bits(words[9 * columns + c]);
             for (r, sum) in sums.iter_mut().enumerate() {
@@ -82,69 +84,75 @@ fn accumulate_32(ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
     }
 }
 
+/// The codes of block `b` of a segment, `[groups][32 rows]`: expanded, or as stored where the type keeps bytes.
+fn quads<'a>(ty: WeightType, block: &'a [Line], expanded: &'a [Line], b: usize) -> &'a [[u8; 4]] {
+    let lines = expanded_lines(ty.block_len());
+    bytemuck::cast_slice(if is_packed(ty) { &expanded[b * lines..][..lines] } else { &block[..lines] })
+}
+
 fn accumulate_256(ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
     let columns = acc.len();
-    let lines = lines_256(sub_len(ty), offset(ty));
-    for (block, words) in segment.weights.chunks_exact(lines).zip(segment.columns.chunks_exact(WORDS_256 * columns)) {
-        let block = SuperBlock::new(ty, block);
+    let blocks = segment.weights.chunks_exact(panel_lines(ty, 256));
+    for (b, (block, words)) in blocks.zip(segment.columns.chunks_exact(WORDS_256 * columns)).enumerate() {
+        let quads = quads(ty, block, segment.expanded, b);
+        let block = SuperBlock { ty, lines: block };
         for (c, sums) in acc.iter_mut().enumerate() {
             let x = |at: usize| words[at * columns + c];
             let x_scale = f32::from_bits(x(SCALE_256));
             for (r, sum) in sums.iter_mut().enumerate() {
                 let mut t = 0f32;
-                for (j, scales) in block.scales.iter().enumerate() {
+                for j in 0..256 / sub_len(ty) {
                     let groups = j * sub_len(ty) / 4..(j + 1) * sub_len(ty) / 4;
-                    let dot: i32 = groups.map(|g| dot_of_4(block.quads[g * PANEL_ROWS + r], offset(ty), x(g))).sum();
-                    t = (dot as f32).mul_add(scales[r], t);
+                    let dot: i32 = groups.map(|g| dot_of_4(quads[g * PANEL_ROWS + r], offset(ty), x(g))).sum();
+                    t = (dot as f32).mul_add(block.scale(r, j), t);
                 }
                 *sum = t.mul_add(block.d(r) * x_scale, *sum);
-                if let [.., dmin] = block.rest {
-                    let u = block.minimums(r, sub_len(ty), x) as f32;
-                    *sum = u.mul_add(-(scale_of(ty, dmin, r) * x_scale), *sum);
+                if let Some(dmin) = block.dmin(r) {
+                    let first = if sub_len(ty) == 16 { PAIRS_OF_16 } else { PAIRS_OF_32 };
+                    let half = |j: usize| i32::from((x(first + j / 2) >> (j % 2 * 16)) as u16 as i16);
+                    let u: i32 = (0..256 / sub_len(ty)).map(|j| block.minimum(r, j) * half(j)).sum();
+                    *sum = (u as f32).mul_add(-(dmin * x_scale), *sum);
                 }
             }
         }
     }
 }
 
-/// The parts of an expanded super-block.
+/// The scales of a super-block as stored.
 pub struct SuperBlock<'a> {
-    /// `[64 groups][32 rows]`
-    pub quads: &'a [[u8; 4]],
-    /// `[S][32 rows]`
-    pub scales: &'a [Column],
-    d: &'a Line,
-    /// Minimums and dmin; empty where the type has none.
-    rest: &'a [Line],
+    pub ty: WeightType,
+    pub lines: &'a [Line],
 }
 
-impl<'a> SuperBlock<'a> {
-    pub fn new(ty: WeightType, lines: &'a [Line]) -> Self {
-        let (quads, lines) = lines.split_at(128);
-        let (scales, lines) = lines.split_at(2 * 256 / sub_len(ty));
-        let (quads, scales) = (bytemuck::cast_slice(quads), bytemuck::cast_slice(scales));
-        Self { quads, scales, d: &lines[0], rest: &lines[1..] }
-    }
-
+impl SuperBlock<'_> {
     /// The scale of row `r`.
     pub fn d(&self, r: usize) -> f32 {
-        scale_of(WeightType::F16, self.d, r)
+        scale_of(WeightType::F16, &self.lines[d_line(self.ty)], r)
     }
 
-    /// The minimum of row `r` in sub-block `j`, scaled; 0 where the type has none.
-    pub fn minimum(&self, r: usize, j: usize) -> f32 {
-        let Some((dmin, pairs)) = self.rest.split_last() else { return 0.0 };
-        let word = bytemuck::cast_slice::<Line, u32>(pairs)[j / 2 * PANEL_ROWS + r];
-        scale_of(WeightType::F16, dmin, r) * (word >> (j % 2 * 16) & 0xffff) as f32
+    /// The scale of the minimums of row `r`; `None` where the type has none.
+    pub fn dmin(&self, r: usize) -> Option<f32> {
+        (offset(self.ty) == 0).then(|| scale_of(WeightType::F16, &self.lines[d_line(self.ty) + 1], r))
     }
 
-    /// The minimums of row `r`, each times the sum of the activations of its sub-block.
-    fn minimums(&self, r: usize, sub_len: usize, x: impl Fn(usize) -> u32) -> i32 {
-        let first = if sub_len == 16 { PAIRS_OF_16 } else { PAIRS_OF_32 };
-        let pairs: &[u32] = bytemuck::cast_slice(&self.rest[..self.rest.len() - 1]);
-        let low = |word: u32| i32::from((word as u16).cast_signed());
-        let product = |w: u32, x: u32| low(w) * low(x) + low(w >> 16) * low(x >> 16);
-        pairs.chunks_exact(PANEL_ROWS).enumerate().map(|(i, rows)| product(rows[r], x(first + i))).sum()
+    /// The scale of row `r` in sub-block `j`.
+    pub fn scale(&self, r: usize, j: usize) -> f32 {
+        let byte = self.byte(code_lines(self.ty), r, j);
+        match scale_byte(self.ty) {
+            ScaleByte::Unsigned => f32::from(byte),
+            ScaleByte::Signed => f32::from(byte.cast_signed()),
+            ScaleByte::LowHalf => f32::from(byte & 15),
+        }
+    }
+
+    /// The minimum of row `r` in sub-block `j`, of a type that has them.
+    pub fn minimum(&self, r: usize, j: usize) -> i32 {
+        let byte = self.byte(minimum_line(self.ty), r, j);
+        i32::from(if scale_byte(self.ty) == ScaleByte::LowHalf { byte >> 4 } else { byte })
+    }
+
+    fn byte(&self, line: usize, r: usize, j: usize) -> u8 {
+        self.lines[line + j / 2].0[2 * r + j % 2]
     }
 }
 

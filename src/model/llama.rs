@@ -19,7 +19,7 @@ use crate::model::workspace::Workspace;
 use crate::model::{ForwardBatch, Model};
 use crate::ops::activations::Activations;
 use crate::ops::attention;
-use crate::ops::matmul::matmul;
+use crate::ops::matmul::{matmul_add, matmul_each, matmul_gated};
 use crate::ops::packed_matrix::PackedMatrix;
 use crate::ops::pool::Pool;
 use crate::ops::rope;
@@ -107,19 +107,24 @@ fn attention_block(
     attention::write_kv(ctx, kv_cache, index, k, v, batch);
     let scale = 1.0 / (c.head_dim as f32).sqrt();
     attention::paged_attention(ctx, q, kv_cache, index, batch, scale, attended);
-    project(ctx, attended, &mut ws.activations, &mut [(&layer.attn_output, &mut *h)]);
-    crate::ops::add(ctx, x, h);
+    project_onto(ctx, attended, &mut ws.activations, &layer.attn_output, x);
 }
 
 /// `x += Wdown (silu(Wgate h) * (Wup h))` with `h = rms_norm(x)`.
 fn feed_forward_block(ctx: &Ctx<'_>, c: &ModelConfig, layer: &LayerWeights, t: usize, ws: &mut Workspace) {
     let (x, h) = (&mut ws.x[..t * c.hidden_size], &mut ws.normed[..t * c.hidden_size]);
-    let (gate, up) = (&mut ws.gate[..t * c.intermediate_size], &mut ws.up[..t * c.intermediate_size]);
+    let gated = &mut ws.gated[..t * c.intermediate_size];
     norm::rms_norm(ctx, x, &layer.ffn_norm, c.rms_norm_eps, h);
-    project(ctx, h, &mut ws.activations, &mut [(&layer.ffn_gate, &mut *gate), (&layer.ffn_up, &mut *up)]);
-    activation::silu_mul(ctx, gate, up);
-    project(ctx, gate, &mut ws.activations, &mut [(&layer.ffn_down, &mut *h)]);
-    crate::ops::add(ctx, x, h);
+    let (gate, up) = (&layer.ffn_gate, &layer.ffn_up);
+    ws.activations.prepare(ctx, h, t, c.hidden_size, gate.ty());
+    if ws.activations.fits(ctx.isa, up.ty()) {
+        matmul_gated(ctx, gate, up, &ws.activations, gated);
+    } else {
+        let up_out = &mut ws.up[..t * c.intermediate_size];
+        project(ctx, h, &mut ws.activations, &mut [(gate, &mut *gated), (up, &mut *up_out)]);
+        activation::silu_mul(ctx, gated, up_out);
+    }
+    project_onto(ctx, gated, &mut ws.activations, &layer.ffn_down, x);
 }
 
 /// Final norm and LM head for the sampling rows; returns `[R, vocab]`.
@@ -138,12 +143,21 @@ fn logits<'a>(ctx: &Ctx<'_>, c: &ModelConfig, weights: &Weights, rows: &[u32], w
     out
 }
 
-/// Multiplies one input `[M, K]` by several matrices of `K` inputs; it is prepared once for those of one type.
+/// Multiplies one input `[M, K]` by several matrices of `K` inputs; neighbours whose types want the input in one form
+/// share its preparation and their run.
 fn project(ctx: &Ctx<'_>, input: &[f32], activations: &mut Activations, outputs: &mut [(&PackedMatrix, &mut [f32])]) {
-    for (index, (weight, out)) in outputs.iter_mut().enumerate() {
-        if index == 0 || !activations.fits(weight.ty()) {
-            activations.prepare(ctx, input, input.len() / weight.k(), weight.k(), weight.ty());
-        }
-        matmul(ctx, weight, activations, out);
+    let mut rest = outputs;
+    while let Some((weight, _)) = rest.first() {
+        activations.prepare(ctx, input, input.len() / weight.k(), weight.k(), weight.ty());
+        let same = rest.iter().take_while(|(weight, _)| activations.fits(ctx.isa, weight.ty())).count();
+        let (now, later) = rest.split_at_mut(same);
+        matmul_each(ctx, activations, now);
+        rest = later;
     }
+}
+
+/// `x += weight input`: the residual sum.
+fn project_onto(ctx: &Ctx<'_>, input: &[f32], activations: &mut Activations, weight: &PackedMatrix, x: &mut [f32]) {
+    activations.prepare(ctx, input, input.len() / weight.k(), weight.k(), weight.ty());
+    matmul_add(ctx, weight, activations, x);
 }

@@ -19,9 +19,9 @@ pub struct Workspace {
     pub v: Vec<f32>,
     /// `[T, num_heads * head_dim]`
     pub attended: Vec<f32>,
-    /// `[T, intermediate]`
-    pub gate: Vec<f32>,
-    /// `[T, intermediate]`
+    /// `[T, intermediate]` the input of the down projection.
+    pub gated: Vec<f32>,
+    /// `[T, intermediate]` where gate and up projection cannot share a run.
     pub up: Vec<f32>,
     /// `[T, rope_dim / 2, 2]` cosine and sine of each row's angles.
     pub cos_sin: Vec<f32>,
@@ -46,7 +46,7 @@ impl Workspace {
             k: rows(c.kv_dim()),
             v: rows(c.kv_dim()),
             attended: rows(c.q_dim()),
-            gate: rows(c.intermediate_size),
+            gated: rows(c.intermediate_size),
             up: rows(c.intermediate_size),
             cos_sin: rows(c.rope_dim),
             last: vec![0.0; max_logits_rows * c.hidden_size],
@@ -95,7 +95,7 @@ mod tests {
                 &ws.k,
                 &ws.v,
                 &ws.attended,
-                &ws.gate,
+                &ws.gated,
                 &ws.up,
                 &ws.cos_sin,
                 &ws.last,

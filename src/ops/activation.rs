@@ -3,7 +3,9 @@
 use super::Ctx;
 use super::disjoint::rows_per_unit;
 use super::exp::exp;
+use crate::kernels::Isa;
 use crate::kernels::lanes::{self, LANES, LaneOp, Lanes};
+use crate::kernels::panel::Column;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +22,11 @@ pub fn silu_mul(ctx: &Ctx<'_>, gate: &mut [f32], up: &[f32]) {
         let up = &up[unit * unit_len..][..gate.len()];
         lanes::run(isa, SiluMul { gate, up });
     });
+}
+
+/// `gates = gates / (1 + e^-gates) * ups` for the sums of a panel: [`silu_mul`] for the calling thread.
+pub(super) fn silu_mul_panel(isa: Isa, gates: &mut [Column], ups: &[Column]) {
+    lanes::run(isa, SiluMul { gate: gates.as_flattened_mut(), up: ups.as_flattened() });
 }
 
 /// `x += y`, element by element; both `[T, D]`.

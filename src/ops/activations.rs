@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::Ctx;
+use crate::kernels::Isa;
 use crate::kernels::panel::Form;
-use crate::kernels::quantize::quantize_tile;
+use crate::kernels::quantize::{quantize_tile, round_pairs};
 use crate::quant::WeightType;
 
 /// A workspace for one matmul input: prepared once, read by every matrix that multiplies the same activations.
@@ -48,7 +49,7 @@ impl Activations {
         assert_eq!(x.len(), m * k, "activations of [{m}, {k}]");
         assert!(m <= self.max_rows && k <= self.max_k, "[{m}, {k}] in [{}, {}]", self.max_rows, self.max_k);
         assert!(k > 0 && k.is_multiple_of(ty.block_len()), "rows of {k} for {ty}");
-        (self.rows, self.k, self.form) = (m, k, Form::of(ty));
+        (self.rows, self.k, self.form) = (m, k, Form::of(ctx.isa, ty));
         let tiles = self.tiles();
         self.tile_stride = m.div_ceil(tiles.max(1)) * self.form.column_words(k);
         if tiles == 0 {
@@ -61,6 +62,7 @@ impl Activations {
             let x = &x[rows.start * k..rows.end * k];
             match form {
                 Form::Float => interleave(x, k, words),
+                Form::Pairs => round_pairs(ctx.isa, x, k, words),
                 Form::Blocks32 | Form::Blocks256 => quantize_tile(ctx.isa, form, x, k, words),
             }
         });
@@ -81,9 +83,14 @@ impl Activations {
         self.k
     }
 
-    /// Whether the activations are in the form that weights of type `ty` need.
-    pub fn fits(&self, ty: WeightType) -> bool {
-        self.form == Form::of(ty)
+    /// Whether the activations are in the form that weights of type `ty` need on the path `isa`.
+    pub fn fits(&self, isa: Isa, ty: WeightType) -> bool {
+        self.form == Form::of(isa, ty)
+    }
+
+    /// The form of the activations.
+    pub(super) fn form(&self) -> Form {
+        self.form
     }
 
     /// Number of tiles.

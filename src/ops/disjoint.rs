@@ -96,40 +96,104 @@ struct Matrix(*mut f32);
 // SAFETY: only used to make tiles that do not overlap, one for each unit.
 unsafe impl Sync for Matrix {}
 
+/// A matrix whose columns are shared out among units: rows of `stride` elements.
+pub struct Columns<'a> {
+    pub out: &'a mut [f32],
+    pub stride: usize,
+}
+
+/// The most matrices of one [`Pool::run_columns`].
+const MAX_MATRICES: usize = 4;
+
+/// `total` things in a row, cut for `workers` workers into parts that get smaller: each round of parts takes half of
+/// what is left. Long parts are streams through memory; short ones at the end let the workers finish together.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    total: usize,
+    workers: usize,
+}
+
+impl Parts {
+    fn count(self) -> usize {
+        let (mut count, mut left) = (0, self.total);
+        while left > 0 {
+            let len = self.len(left);
+            let parts = left.div_ceil(len).min(self.workers);
+            count += parts;
+            left -= (parts * len).min(left);
+        }
+        count
+    }
+
+    /// Part `i`, below [`Self::count`]: parts ascend without gaps.
+    fn part(self, mut i: usize) -> Range<usize> {
+        let mut left = self.total;
+        loop {
+            let len = self.len(left);
+            let begin = self.total - left + i.min(self.workers) * len;
+            if i < self.workers || len == 0 {
+                return begin.min(self.total)..(begin + len).min(self.total);
+            }
+            i -= self.workers;
+            left -= (self.workers * len).min(left);
+        }
+    }
+
+    /// The length of the parts of the round in which `left` are left.
+    fn len(self, left: usize) -> usize {
+        (left / (2 * self.workers)).max(1).min(left)
+    }
+}
+
 impl Pool {
+    /// Shares out the columns of `matrices`, all with `rows` rows, in blocks of `block` (> 0) columns, the last block of
+    /// a matrix possibly narrower. Calls `unit(m, tile)` for tiles that together cover every matrix `m` once.
+    ///
+    /// # Panics
+    /// If there are more than 4 matrices or one is smaller than it should be.
+    pub fn run_columns(
+        &self,
+        matrices: &mut [Columns<'_>],
+        rows: usize,
+        block: usize,
+        unit: impl Fn(usize, Tile<'_>) + Sync,
+    ) {
+        assert!(block > 0 && matrices.len() <= MAX_MATRICES, "{} matrices, blocks of {block}", matrices.len());
+        // Per matrix: its start, its stride, and its blocks in the numbering of all.
+        let mut places = [const { (Matrix(std::ptr::null_mut()), 0, 0, 0) }; MAX_MATRICES];
+        let mut total = 0;
+        for (place, matrix) in places.iter_mut().zip(matrices.iter_mut()) {
+            let needed = rows.checked_mul(matrix.stride);
+            let (stride, len) = (matrix.stride, matrix.out.len());
+            assert!(needed.is_some_and(|n| n <= len), "{rows} rows of {stride} in a buffer of {len}");
+            let blocks = stride.div_ceil(block);
+            *place = (Matrix(matrix.out.as_mut_ptr()), stride, total, total + blocks);
+            total += blocks;
+        }
+        let parts = Parts { total, workers: self.threads() };
+        let places = &places[..matrices.len()];
+        self.run(parts.count(), &|i| {
+            let part = parts.part(i);
+            for (index, (matrix, stride, first, end)) in places.iter().enumerate() {
+                let blocks = part.start.max(*first)..part.end.min(*end);
+                if blocks.is_empty() {
+                    continue;
+                }
+                // Parts do not overlap, so neither do the tiles; the matrix was checked to have the rows.
+                let cols = (blocks.start - first) * block..((blocks.end - first) * block).min(*stride);
+                let (own_rows, own_cols) = ((0, rows), (cols.start, cols.end));
+                let (start, stride) = (matrix.0, *stride);
+                unit(index, Tile { rows: 0..rows, cols, start, stride, own_rows, own_cols, _matrix: PhantomData });
+            }
+        });
+    }
+
     /// Cuts `buffer` into chunks of `chunk_len` (> 0) elements, the last one possibly shorter, and calls
     /// `unit(i, chunk i)` for each.
     pub fn run_chunks<T: Send>(&self, buffer: &mut [T], chunk_len: usize, unit: impl Fn(usize, &mut [T]) + Sync) {
         let chunks = Chunks::new(buffer, chunk_len);
         // SAFETY: `run` calls each index once, so each chunk is taken once.
         self.run(chunks.count(), &|i| unit(i, unsafe { chunks.take(i) }));
-    }
-
-    /// [`Self::run_chunks`] over two buffers, each `(buffer, chunk_len)`, which must have equally many chunks.
-    pub fn run_chunks2<A: Send, B: Send>(
-        &self,
-        a: (&mut [A], usize),
-        b: (&mut [B], usize),
-        unit: impl Fn(usize, &mut [A], &mut [B]) + Sync,
-    ) {
-        let (a, b) = (Chunks::new(a.0, a.1), Chunks::new(b.0, b.1));
-        assert_eq!(a.count(), b.count(), "buffers with different numbers of chunks");
-        // SAFETY: `run` calls each index once, so each chunk is taken once.
-        self.run(a.count(), &|i| unit(i, unsafe { a.take(i) }, unsafe { b.take(i) }));
-    }
-
-    /// [`Self::run_chunks`] over three buffers, each `(buffer, chunk_len)`, which must have equally many chunks.
-    pub fn run_chunks3<A: Send, B: Send, C: Send>(
-        &self,
-        a: (&mut [A], usize),
-        b: (&mut [B], usize),
-        c: (&mut [C], usize),
-        unit: impl Fn(usize, &mut [A], &mut [B], &mut [C]) + Sync,
-    ) {
-        let (a, b, c) = (Chunks::new(a.0, a.1), Chunks::new(b.0, b.1), Chunks::new(c.0, c.1));
-        assert!(a.count() == b.count() && b.count() == c.count(), "buffers with different numbers of chunks");
-        // SAFETY: `run` calls each index once, so each chunk is taken once.
-        self.run(a.count(), &|i| unit(i, unsafe { a.take(i) }, unsafe { b.take(i) }, unsafe { c.take(i) }));
     }
 
     /// Cuts the matrix `out` (rows of `stride` elements) into tiles and calls `unit` for each: part `p` of the rows is

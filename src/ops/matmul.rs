@@ -1,36 +1,51 @@
 //! Matrix multiplication: packed weights times prepared activations.
 //!
 //! ```text
-//! for each unit: a group of panels, claimed by a worker            out [M, N]
+//! for each part: neighbouring panels, claimed by a worker          out [M, N]
 //!   for each panel: 32 columns of out                              +-----+-----+-- - -
-//!     for each batch of tiles (48 rows)                            |panel|panel|
-//!       for each segment of K, ascending      8 KB of weights,     |     |     |
+//!     for each batch of tiles (144 rows)                           |panel|panel|
+//!       for each segment of K, ascending      16 KB of weights,    |     |     |
 //!         for each tile of rows               expanded, from L1    |  M  |  M  |
 //!           accumulate                                             +-----+-----+-- - -
+//!       store, add to the residual, or gate                        several matrices with one input: one run
 //! ```
-//! Weights come from memory once, whatever M; from L2 once for every 48 rows; from L1 once for every tile.
+//! Weights come from memory once, whatever M; from L2 once for every 144 rows; from L1 once for every tile.
 //! The rows are innermost and K is never split, so an output's arithmetic does not depend on M or on the workers.
 
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
+use std::ops::Range;
+
 use super::Ctx;
+use super::activation::silu_mul_panel;
 use super::activations::Activations;
-use super::disjoint::Tile;
+use super::disjoint::{Columns, Tile};
 use super::packed_matrix::PackedMatrix;
 use crate::kernels::Isa;
-use crate::kernels::expand::expand;
+use crate::kernels::codes::expand;
 use crate::kernels::panel::{
-    Column, EXPANDED_K, EXPANDED_LINES, Line, PANEL_ROWS, Segment, accumulate, column_words, expanded_lines, is_packed,
-    panel_lines,
+    Column, EXPANDED_K, EXPANDED_LINES, Line, PANEL_ROWS, Segment, accumulate, expanded_lines, panel_lines,
+    wants_expansion,
 };
 use crate::quant::WeightType;
 
-/// Rows of activations whose running sums are kept at a time: 6 KB, beside a segment of weights in L1.
-const BATCH_ROWS: usize = 48;
+/// Rows of activations whose running sums are kept at a time: 18 KB.
+const BATCH_ROWS: usize = 144;
 
-/// Units a worker should find at least, so that one that is descheduled holds up little.
-const UNITS_PER_WORKER: usize = 8;
+/// Work memory of a worker. It grows to its final size in the first steps.
+#[derive(Default)]
+struct Scratch {
+    /// `[rows of a batch][32]`; of the up projection behind those of the gate.
+    sums: Vec<Column>,
+    /// A segment's codes.
+    expanded: Vec<Line>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
 
 /// `out[m][n] = sum over k of weights[n][k] * x[m][k]`: `x` is `[M, K]`, `out` is `[M, N]`. `specs/numerics.md` MM-1 to
 /// MM-10.
@@ -38,46 +53,104 @@ const UNITS_PER_WORKER: usize = 8;
 /// # Panics
 /// If `x` was prepared for another K or another kind of type than `weights` has, or `out` is not `M * N` long.
 pub fn matmul(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &mut [f32]) {
-    let (m, n) = (x.rows(), weights.n());
-    assert_eq!(x.k(), weights.k(), "K of the activations and of the weights");
-    assert!(x.fits(weights.ty()), "activations were not prepared for {} weights", weights.ty());
-    assert_eq!(out.len(), m * n, "outputs of [{m}, {n}]");
-    if m == 0 {
-        return;
+    matmul_each(ctx, x, &mut [(weights, out)]);
+}
+
+/// [`matmul`] of one input with up to 4 matrices, shared out in one run.
+pub fn matmul_each(ctx: &Ctx<'_>, x: &Activations, products: &mut [(&PackedMatrix, &mut [f32])]) {
+    let mut products = products.iter_mut();
+    let mut columns = [const { None }; 4];
+    let mut weights = [None; 4];
+    let mut count = 0;
+    for (place, (matrix, out)) in columns.iter_mut().zip(&mut products) {
+        check(ctx, matrix, x, out);
+        weights[count] = Some(*matrix);
+        *place = Some(Columns { out, stride: matrix.n() });
+        count += 1;
     }
-    let panels_per_unit = (n.div_ceil(PANEL_ROWS) / (ctx.pool.threads() * UNITS_PER_WORKER)).max(1);
-    ctx.pool.run_grid(out, n, &[0, m], panels_per_unit * PANEL_ROWS, |mut tile| {
-        // Zeroing the scratch takes time in every unit: only the types that need it pay for it.
-        if is_packed(weights.ty()) {
-            unit(ctx.isa, weights, x, &mut [Line([0; 64]); EXPANDED_LINES], &mut tile);
-        } else {
-            unit(ctx.isa, weights, x, &mut [], &mut tile);
+    assert!(products.next().is_none(), "more than 4 matrices in one run");
+    let mut columns = columns.map(|columns| columns.unwrap_or(Columns { out: &mut [], stride: 0 }));
+    run(ctx, x, &mut columns[..count], |matrix, tile| {
+        if let Some(weights) = weights[matrix] {
+            unit(ctx.isa, x, weights, Epilogue::Store, tile);
         }
     });
 }
 
-/// The panels of one unit. `expanded` is scratch, [`EXPANDED_LINES`] long where the weights are packed.
-fn unit(isa: Isa, weights: &PackedMatrix, x: &Activations, expanded: &mut [Line], out: &mut Tile<'_>) {
-    let mut sums = [[0.0; PANEL_ROWS]; BATCH_ROWS];
-    let columns = out.cols.clone();
-    for start in columns.clone().step_by(PANEL_ROWS) {
-        let panel = Panel { isa, ty: weights.ty(), k: weights.k(), lines: weights.panel(start / PANEL_ROWS) };
-        let width = PANEL_ROWS.min(columns.end - start);
-        let offset = start - columns.start;
-        let mut first_tile = 0;
-        while first_tile < x.tiles() {
-            let first_row = x.tile_rows(first_tile).start;
-            let end_tile = batch_end(x, first_tile);
-            let rows = first_row..x.tile_rows(end_tile - 1).end;
-            let sums = &mut sums[..rows.len()];
-            sums.fill([0.0; PANEL_ROWS]);
-            panel.multiply(x, first_tile..end_tile, expanded, sums);
-            for (row, sums) in rows.zip(sums) {
-                out.row_mut(row)[offset..offset + width].copy_from_slice(&sums[..width]);
-            }
-            first_tile = end_tile;
-        }
+/// `out += weights x`, shapes as in [`matmul`]: each product is added when its sum is complete (ACT-1).
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_add(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &mut [f32]) {
+    check(ctx, weights, x, out);
+    let mut columns = [Columns { out, stride: weights.n() }];
+    run(ctx, x, &mut columns, |_, tile| unit(ctx.isa, x, weights, Epilogue::Add, tile));
+}
+
+/// `out = silu(gate x) * (up x)` (ACT-1), element by element: the matrices have the same shape and one form of
+/// activations.
+///
+/// # Panics
+/// As [`matmul`], and if the shapes differ.
+pub fn matmul_gated(ctx: &Ctx<'_>, gate: &PackedMatrix, up: &PackedMatrix, x: &Activations, out: &mut [f32]) {
+    check(ctx, gate, x, out);
+    check(ctx, up, x, out);
+    let mut columns = [Columns { out, stride: gate.n() }];
+    run(ctx, x, &mut columns, |_, tile| unit(ctx.isa, x, gate, Epilogue::Gate(up), tile));
+}
+
+fn check(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &[f32]) {
+    assert_eq!(x.k(), weights.k(), "K of the activations and of the weights");
+    assert!(x.fits(ctx.isa, weights.ty()), "activations were not prepared for {} weights", weights.ty());
+    assert_eq!(out.len(), x.rows() * weights.n(), "outputs of [{}, {}]", x.rows(), weights.n());
+}
+
+fn run(ctx: &Ctx<'_>, x: &Activations, columns: &mut [Columns<'_>], unit: impl Fn(usize, Tile<'_>) + Sync) {
+    if x.rows() > 0 {
+        ctx.pool.run_columns(columns, x.rows(), PANEL_ROWS, unit);
     }
+}
+
+/// What becomes of finished sums.
+#[derive(Clone, Copy)]
+enum Epilogue<'a> {
+    Store,
+    Add,
+    /// They are those of the gate; this is the up projection.
+    Gate(&'a PackedMatrix),
+}
+
+/// The panels of one part.
+fn unit(isa: Isa, x: &Activations, weights: &PackedMatrix, epilogue: Epilogue<'_>, mut out: Tile<'_>) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.sums.resize(2 * BATCH_ROWS, [0.0; PANEL_ROWS]);
+        scratch.expanded.resize(EXPANDED_LINES, Line([0; 64]));
+        let columns = out.cols.clone();
+        for start in columns.clone().step_by(PANEL_ROWS) {
+            let place = start - columns.start..PANEL_ROWS.min(columns.end - start) + start - columns.start;
+            let mut first_tile = 0;
+            while first_tile < x.tiles() {
+                let end_tile = batch_end(x, first_tile);
+                let tiles = first_tile..end_tile;
+                let rows = x.tile_rows(first_tile).start..x.tile_rows(end_tile - 1).end;
+                let (sums, others) = scratch.sums.split_at_mut(BATCH_ROWS);
+                let (sums, others) = (&mut sums[..rows.len()], &mut others[..rows.len()]);
+                multiply(isa, weights, start / PANEL_ROWS, x, tiles.clone(), &mut scratch.expanded, sums);
+                if let Epilogue::Gate(up) = epilogue {
+                    multiply(isa, up, start / PANEL_ROWS, x, tiles, &mut scratch.expanded, others);
+                    silu_mul_panel(isa, sums, others);
+                }
+                for (row, sums) in rows.zip(sums) {
+                    let out = &mut out.row_mut(row)[place.clone()];
+                    match epilogue {
+                        Epilogue::Add => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += *sum),
+                        _ => out.copy_from_slice(&sums[..place.len()]),
+                    }
+                }
+                first_tile = end_tile;
+            }
+        }
+    });
 }
 
 /// The tile after the last one that still fits a batch beginning with tile `first`.
@@ -90,51 +163,51 @@ fn batch_end(x: &Activations, first: usize) -> usize {
     end
 }
 
-/// One panel of a matrix, and how to compute with it.
-struct Panel<'a> {
+/// `sums` `[rows][32]` of the rows of `tiles` with one panel. `expanded` is scratch.
+fn multiply(
     isa: Isa,
-    ty: WeightType,
-    k: usize,
-    /// The panel's lines, and those that follow it in memory.
-    lines: (&'a [Line], &'a [Line]),
-}
-
-impl Panel<'_> {
-    /// Adds the products with the rows of `tiles` to `sums`: `[rows][32]`. `expanded` is scratch.
-    fn multiply(&self, x: &Activations, tiles: std::ops::Range<usize>, expanded: &mut [Line], sums: &mut [Column]) {
-        let (lines, following) = self.lines;
-        let segment_k = segment_elements(self.ty);
-        for start in (0..self.k).step_by(segment_k) {
-            let end = (start + segment_k).min(self.k);
-            let (begin, stop) = (panel_lines(self.ty, start), panel_lines(self.ty, end));
-            let next = if stop < lines.len() { &lines[stop..] } else { following };
-            let mut ahead = next[..next.len().min(stop - begin)].chunks((stop - begin).div_ceil(tiles.len()));
-            let mut weights = &lines[begin..stop];
-            if is_packed(self.ty) {
-                let expanded = &mut expanded[..expanded_lines(self.ty, end - start)];
-                expand(self.isa, self.ty, end - start, weights, expanded);
-                weights = expanded;
-            }
-            let mut rest = &mut *sums;
-            for tile in tiles.clone() {
-                let columns = x.tile_rows(tile).len();
-                let (tile_sums, others) = rest.split_at_mut(columns);
-                rest = others;
-                let words = column_words(self.ty, start) * columns..column_words(self.ty, end) * columns;
-                let segment =
-                    Segment { weights, columns: &x.tile_words(tile)[words], ahead: ahead.next().unwrap_or_default() };
-                accumulate(self.isa, self.ty, end - start, segment, tile_sums);
-            }
+    weights: &PackedMatrix,
+    panel: usize,
+    x: &Activations,
+    tiles: Range<usize>,
+    expanded: &mut [Line],
+    sums: &mut [Column],
+) {
+    let (ty, k) = (weights.ty(), weights.k());
+    let (lines, following) = weights.panel(panel);
+    let wants_expansion = wants_expansion(isa, ty, x.tiles());
+    let segment_k = segment_elements(ty);
+    sums.fill([0.0; PANEL_ROWS]);
+    for start in (0..k).step_by(segment_k) {
+        let end = (start + segment_k).min(k);
+        let (begin, stop) = (panel_lines(ty, start), panel_lines(ty, end));
+        let next = if stop < lines.len() { &lines[stop..] } else { following };
+        let mut ahead = next[..next.len().min(stop - begin)].chunks((stop - begin).div_ceil(tiles.len()));
+        let weights = &lines[begin..stop];
+        let expanded = if wants_expansion { &mut expanded[..expanded_lines(end - start)] } else { &mut [] };
+        if wants_expansion {
+            expand(isa, ty, end - start, weights, expanded);
+        }
+        let mut rest = &mut *sums;
+        for tile in tiles.clone() {
+            let columns = x.tile_rows(tile).len();
+            let (tile_sums, others) = rest.split_at_mut(columns);
+            rest = others;
+            let words = x.form().column_words(start) * columns..x.form().column_words(end) * columns;
+            let ahead = ahead.next().unwrap_or_default();
+            let segment = Segment { weights, expanded, columns: &x.tile_words(tile)[words], ahead };
+            accumulate(isa, ty, end - start, segment, tile_sums);
         }
     }
 }
 
-/// Elements of K computed at a time: about 8 KB of weights, so that the segment, the running sums and a stretch of
+/// Elements of K computed at a time: 8 to 16 KB of weights, so that the segment, the running sums of a tile and its
 /// activations fit L1 together. A multiple of every block.
 const fn segment_elements(ty: WeightType) -> usize {
     match ty {
-        WeightType::F32 => 64,
-        WeightType::F16 | WeightType::BF16 => 128,
+        WeightType::F32 => 128,
+        WeightType::F16 | WeightType::BF16 => 256,
+        WeightType::Q8_0 => 256,
         _ => EXPANDED_K,
     }
 }

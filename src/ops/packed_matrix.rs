@@ -9,11 +9,11 @@ mod tests;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::huge_pages::HugeBuffer;
 use crate::kernels::Isa;
-use crate::kernels::expand::expand;
+use crate::kernels::codes::expand;
 use crate::kernels::panel::{
-    EXPANDED_K, EXPANDED_LINES, Form, Line, PANEL_ROWS, expanded_lines, is_packed, lines_32, offset, panel_lines,
-    sub_len,
+    EXPANDED_LINES, Line, PANEL_ROWS, code_lines, expanded_lines, is_packed, offset, panel_lines, sub_len,
 };
 use crate::kernels::scalar::{SuperBlock, scale_of};
 use crate::quant::WeightType;
@@ -25,7 +25,8 @@ pub struct PackedMatrix {
     k: usize,
     ty: WeightType,
     lines_per_panel: usize,
-    panels: Vec<Line>,
+    /// Lines.
+    panels: HugeBuffer,
 }
 
 /// The bytes given cannot be packed as the matrix they are said to be.
@@ -57,11 +58,9 @@ impl PackedMatrix {
         // `raw` exists and has n * k elements, so these products are far from overflowing.
         let lines_per_panel = panel_lines(ty, k);
         let lines = lines_per_panel.checked_mul(n.div_ceil(PANEL_ROWS)).ok_or_else(shape)?;
-        let mut panels = Vec::new();
-        let bytes = lines.saturating_mul(size_of::<Line>());
-        panels.try_reserve_exact(lines).map_err(|_| PackError::OutOfMemory { ty, n, k, bytes })?;
-        panels.resize(lines, Line([0; 64]));
-        panels
+        let bytes = lines.checked_mul(size_of::<Line>()).ok_or_else(shape)?;
+        let mut panels = HugeBuffer::zeroed(bytes).map_err(|_| PackError::OutOfMemory { ty, n, k, bytes })?;
+        bytemuck::cast_slice_mut::<u8, Line>(panels.bytes_mut())
             .par_chunks_mut(lines_per_panel)
             .zip(raw.par_chunks(row_bytes * PANEL_ROWS))
             .for_each(|(panel, rows)| pack_panel(ty, k, rows, panel));
@@ -85,12 +84,13 @@ impl PackedMatrix {
 
     /// Memory the panels take.
     pub fn bytes(&self) -> usize {
-        size_of_val(&*self.panels)
+        self.panels.bytes().len()
     }
 
     /// The lines of panel `panel` (rows `32 * panel ..`), and of all panels after it.
     pub(super) fn panel(&self, panel: usize) -> (&[Line], &[Line]) {
-        self.panels[panel * self.lines_per_panel..].split_at(self.lines_per_panel)
+        let lines: &[Line] = bytemuck::cast_slice(self.panels.bytes());
+        lines[panel * self.lines_per_panel..].split_at(self.lines_per_panel)
     }
 
     /// Row `row` as f32 (`specs/numerics.md` MM-7): `out` is `[K]`.
@@ -125,43 +125,43 @@ impl PackedMatrix {
     /// reads no more lines of memory than that one would.
     fn dequantize_blocks(&self, isa: Isa, lines: &[Line], lane: usize, out: &mut [f32]) {
         let mut scratch = [Line([0; 64]); EXPANDED_LINES];
-        for (out, lines) in out.chunks_mut(EXPANDED_K).zip(lines.chunks(panel_lines(self.ty, EXPANDED_K))) {
-            let mut expanded = lines;
+        let len = self.ty.block_len();
+        for (out, block) in out.chunks_exact_mut(len).zip(lines.chunks_exact(panel_lines(self.ty, len))) {
+            let mut codes = block;
             if is_packed(self.ty) {
-                let scratch = &mut scratch[..expanded_lines(self.ty, out.len())];
-                expand(isa, self.ty, out.len(), lines, scratch);
-                expanded = scratch;
+                let scratch = &mut scratch[..expanded_lines(len)];
+                expand(isa, self.ty, len, block, scratch);
+                codes = scratch;
             }
-            match Form::of(self.ty) {
-                Form::Float => unreachable!("{} has no blocks", self.ty),
-                Form::Blocks32 => dequantize_32(self.ty, expanded, lane, out),
-                Form::Blocks256 => dequantize_256(self.ty, expanded, lane, out),
+            let quads: &[[[u8; 4]; PANEL_ROWS]] = bytemuck::cast_slice(&codes[..expanded_lines(len)]);
+            if len == 32 {
+                dequantize_32(self.ty, block, quads, lane, out);
+            } else {
+                dequantize_256(self.ty, block, quads, lane, out);
             }
         }
     }
 }
 
-fn dequantize_32(ty: WeightType, lines: &[Line], lane: usize, out: &mut [f32]) {
-    let blocks = lines.chunks_exact(lines_32(offset(ty)));
-    for (out, block) in out.as_chunks_mut::<32>().0.iter_mut().zip(blocks) {
-        let scale = scale_of(ty, &block[16], lane);
-        let minimum = block.get(17).map_or(0.0, |minimums| scale_of(ty, minimums, lane));
-        let quads: &[[[u8; 4]; PANEL_ROWS]] = bytemuck::cast_slice(&block[..16]);
+fn dequantize_32(ty: WeightType, block: &[Line], quads: &[[[u8; 4]; PANEL_ROWS]], lane: usize, out: &mut [f32]) {
+    let scales = &block[code_lines(ty)..];
+    let scale = scale_of(ty, &scales[0], lane);
+    let minimum = scales.get(1).map_or(0.0, |minimums| scale_of(ty, minimums, lane));
+    for (out, rows) in out.as_chunks_mut::<4>().0.iter_mut().zip(quads) {
+        // The product is exact, so that a fused sum would be the same.
+        *out = rows[lane].map(|code| scale * integer(ty, code) + minimum);
+    }
+}
+
+fn dequantize_256(ty: WeightType, block: &[Line], quads: &[[[u8; 4]; PANEL_ROWS]], lane: usize, out: &mut [f32]) {
+    let block = SuperBlock { ty, lines: block };
+    let (d, dmin) = (block.d(lane), block.dmin(lane));
+    let groups = sub_len(ty) / 4;
+    for (j, (out, quads)) in out.chunks_exact_mut(sub_len(ty)).zip(quads.chunks_exact(groups)).enumerate() {
+        let scale = d * block.scale(lane, j);
+        let minimum = dmin.map_or(0.0, |dmin| dmin * block.minimum(lane, j) as f32);
         for (out, rows) in out.as_chunks_mut::<4>().0.iter_mut().zip(quads) {
-            // The product is exact, so that a fused sum would be the same.
-            *out = rows[lane].map(|code| scale * integer(ty, code) + minimum);
-        }
-    }
-}
-
-fn dequantize_256(ty: WeightType, lines: &[Line], lane: usize, out: &mut [f32]) {
-    let block = SuperBlock::new(ty, lines);
-    let d = block.d(lane);
-    for (j, out) in out.chunks_exact_mut(sub_len(ty)).enumerate() {
-        let (scale, minimum) = (d * block.scales[j][lane], block.minimum(lane, j));
-        for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            let codes = block.quads[(j * sub_len(ty) / 4 + group) * PANEL_ROWS + lane];
-            *out = codes.map(|code| scale * integer(ty, code) - minimum);
+            *out = rows[lane].map(|code| scale * integer(ty, code) - minimum);
         }
     }
 }

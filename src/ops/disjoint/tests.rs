@@ -27,21 +27,55 @@ fn chunks_cover_the_buffer_once() {
 }
 
 #[test]
-fn several_buffers_are_cut_in_step() {
+fn columns_of_several_matrices_are_covered_once() {
+    for threads in 1..4 {
+        let pool = Pool::new(threads).unwrap();
+        for (rows, strides) in [(1, [64, 1, 130]), (3, [33, 32, 31]), (2, [0, 0, 500]), (0, [40, 1, 2])] {
+            let mut buffers = strides.map(|stride| vec![0f32; rows * stride + 5]);
+            let mut matrices = Vec::new();
+            for (out, stride) in buffers.iter_mut().zip(strides) {
+                matrices.push(Columns { out, stride });
+            }
+            pool.run_columns(&mut matrices, rows, 32, |m, mut tile| {
+                assert!(tile.cols.start.is_multiple_of(32) && tile.cols.end <= strides[m]);
+                for row in 0..rows {
+                    tile.row_mut(row).iter_mut().for_each(|x| *x += (m + 1) as f32);
+                }
+            });
+            for (m, buffer) in buffers.iter().enumerate() {
+                let (inside, after) = buffer.split_at(rows * strides[m]);
+                assert!(inside.iter().all(|x| *x == (m + 1) as f32), "{rows} rows, matrix {m}, {threads} threads");
+                assert!(after.iter().all(|x| *x == 0.0));
+            }
+        }
+    }
+}
+
+#[test]
+fn parts_ascend_without_gaps_and_get_smaller() {
+    for workers in [1, 2, 3, 64] {
+        for total in [0, 1, 2, 5, 64, 176, 1000, 4001] {
+            let parts = Parts { total, workers };
+            let (mut end, mut previous) = (0, usize::MAX);
+            for i in 0..parts.count() {
+                let part = parts.part(i);
+                assert!(part.start == end && !part.is_empty() && part.len() <= previous, "{parts:?} {i} {part:?}");
+                (end, previous) = (part.end, part.len());
+            }
+            assert_eq!(end, total, "{parts:?}");
+        }
+    }
+}
+
+#[test]
+fn columns_beyond_a_matrix_are_refused() {
     let pool = Pool::new(2).unwrap();
-    let (mut a, mut b, mut c) = ([0u8; 6], [0u32; 3], [0f32; 9]);
-    pool.run_chunks3((&mut a, 2), (&mut b, 1), (&mut c, 3), |i, a, b, c| {
-        a.fill(i as u8);
-        b[0] = i as u32;
-        c.fill(i as f32);
-    });
-    assert_eq!((a, b, c), ([0, 0, 1, 1, 2, 2], [0, 1, 2], [0., 0., 0., 1., 1., 1., 2., 2., 2.]));
-    pool.run_chunks2((&mut a, 3), (&mut b, 2), |i, a, b| {
-        a.fill(7);
-        b.fill(i as u32 + 8);
-    });
-    assert_eq!((a, b), ([7; 6], [8, 8, 9]));
-    assert!(panic_of(|| pool.run_chunks2((&mut a, 2), (&mut b, 2), |_, _, _| ())).contains("different numbers"));
+    let mut out = vec![0f32; 12];
+    let refused = |out: &mut [f32], stride, rows| {
+        panic_of(|| pool.run_columns(&mut [Columns { out, stride }], rows, 32, |_, _| ()))
+    };
+    assert!(refused(&mut out, 5, 3).contains("3 rows of 5"));
+    assert!(refused(&mut out, usize::MAX, 2).contains("2 rows of"));
 }
 
 #[test]

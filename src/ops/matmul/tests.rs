@@ -1,9 +1,10 @@
 //! One suite for every instruction-set path, type, shape and thread count, against `specs/numerics.md` spelled out over
 //! the raw tensor.
 
-use super::matmul;
+use super::{matmul, matmul_add, matmul_each, matmul_gated};
 use crate::kernels::Isa;
 use crate::ops::Ctx;
+use crate::ops::activation::silu_mul;
 use crate::ops::activations::Activations;
 use crate::ops::packed_matrix::PackedMatrix;
 use crate::ops::pool::Pool;
@@ -35,8 +36,11 @@ impl Case {
         run(isa, pool, &self.packed(), &self.x, self.m)
     }
 
-    /// MM-4 to MM-6 and MM-8 to MM-10, word for word.
-    fn expected(&self) -> Vec<f32> {
+    /// MM-4 to MM-6 and MM-8 to MM-11, word for word.
+    fn expected(&self, isa: Isa) -> Vec<f32> {
+        if self.ty == WeightType::BF16 && isa.has_bf16() {
+            return self.expected_of_pairs();
+        }
         if self.ty.block_len() == 1 {
             return self.expected_of_floats();
         }
@@ -59,9 +63,38 @@ impl Case {
         self.x.chunks(self.k).flat_map(|x| w.chunks(self.k).map(move |w| row(x, w)).collect::<Vec<_>>()).collect()
     }
 
+    fn expected_of_pairs(&self) -> Vec<f32> {
+        let w = decode(self.ty, &self.raw);
+        let row = |x: &[f32], w: &[f32]| {
+            let step = |acc: f32, w: f32, x: f32| flush(flush(w).mul_add(bf16_by_definition(x), acc));
+            let pairs = w.chunks(2).zip(x.chunks(2));
+            pairs.fold(0f32, |acc, (w, x)| match (w, x) {
+                ([w0, w1], [x0, x1]) => step(step(acc, *w1, *x1), *w0, *x0),
+                _ => step(step(acc, 0.0, 0.0), w[0], x[0]),
+            })
+        };
+        self.x.chunks(self.k).flat_map(|x| w.chunks(self.k).map(|w| row(x, w)).collect::<Vec<_>>()).collect()
+    }
+
     fn describe(&self) -> String {
         format!("{} N {} K {} M {}", self.ty, self.n, self.k, self.m)
     }
+}
+
+/// MM-11: subnormal numbers are 0.
+fn flush(x: f32) -> f32 {
+    if x.is_subnormal() { 0f32.copysign(x) } else { x }
+}
+
+/// MM-11: the nearest number with 8 significant bits, in f64, where the halves between two are exact.
+fn bf16_by_definition(x: f32) -> f32 {
+    let x = flush(x);
+    if x == 0.0 || !x.is_finite() {
+        return x;
+    }
+    let exponent = (x.abs().to_bits() >> 23) as i32 - 127;
+    let unit = 2f64.powi(exponent - 7);
+    ((f64::from(x) / unit).round_ties_even() * unit) as f32
 }
 
 fn dot(q: &[i32], p: &[i32]) -> f32 {
@@ -140,7 +173,7 @@ fn lengths(ty: WeightType) -> &'static [usize] {
 }
 
 #[test]
-fn mm_2_to_mm_6_mm_8_mm_9_mm_10_every_path_gives_the_bits_of_the_definition() {
+fn mm_2_to_mm_6_mm_8_to_mm_11_every_path_gives_the_bits_of_the_definition() {
     let mut random = TestRng::new(20_261_123);
     let pools = pools();
     for ty in WeightType::ALL {
@@ -149,8 +182,8 @@ fn mm_2_to_mm_6_mm_8_mm_9_mm_10_every_path_gives_the_bits_of_the_definition() {
                 let n = [1, 31, 32, 33, 64, 70][below(&mut random, 6) as usize];
                 let range = if i % 2 == 0 { Range::Wild } else { Range::Plain };
                 let case = Case::random(&mut random, range, ty, (n, k, m));
-                let expected = case.expected();
                 for isa in Isa::available() {
+                    let expected = case.expected(isa);
                     for pool in &pools {
                         let what = format!("{} {isa:?} {} threads", case.describe(), pool.threads());
                         assert_same(&case.run(isa, pool), &expected, &what);
@@ -166,8 +199,8 @@ fn mm_2_many_panels_are_shared_out_without_a_gap() {
     let mut random = TestRng::new(20_261_123);
     for ty in WeightType::ALL {
         let case = Case::random(&mut random, Range::Plain, ty, (32 * 53 + 5, ty.block_len().max(64), 14));
-        let expected = case.expected();
         for isa in Isa::available() {
+            let expected = case.expected(isa);
             for pool in &pools() {
                 assert_same(&case.run(isa, pool), &expected, &format!("{} {isa:?}", case.describe()));
             }
@@ -231,7 +264,7 @@ fn mm_4_an_odd_k_adds_no_padding() {
         (WeightType::F16, 1u16.to_le_bytes().to_vec()),
     ] {
         let case = Case { ty, n: 1, k: 1, m: 1, raw, x: vec![-1e-40] };
-        for isa in Isa::available() {
+        for isa in Isa::available().into_iter().filter(|isa| ty != WeightType::BF16 || !isa.has_bf16()) {
             let out = case.run(isa, &pool);
             assert_eq!(out[0].to_bits(), (-0f32).to_bits(), "{ty} {isa:?}");
         }
@@ -286,7 +319,7 @@ fn mm_5_zero_and_tiny_blocks_count_as_zero() {
 
 /// The error bounds that `specs/numerics.md` states, against sums in f64.
 #[test]
-fn mm_4_mm_6_mm_8_mm_10_errors_are_within_the_stated_bounds() {
+fn mm_4_mm_6_mm_8_mm_10_mm_11_errors_are_within_the_stated_bounds() {
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(2).unwrap();
     for ty in WeightType::ALL {
@@ -325,7 +358,11 @@ impl Case {
             let w = decode_exactly(self.ty, &self.raw);
             let bound = |w: &[f64], x: &[f32]| {
                 let magnitude: f64 = w.iter().zip(x).map(|(w, x)| (w * f64::from(*x)).abs()).sum();
-                k * unit / (1.0 - k * unit) * magnitude + k * 2f64.powi(-149)
+                let chain = k * unit / (1.0 - k * unit) * magnitude + k * 2f64.powi(-149);
+                let pairs = self.ty == WeightType::BF16 && Isa::detect().has_bf16();
+                // MM-11: the activations are rounded to 8 bits, and every number below 2^-126 is 0.
+                let flushed = 2f64.powi(-126) * (1.0 + w.iter().map(|w| w.abs()).sum::<f64>());
+                if pairs { chain + 2f64.powi(-9) * (1.0 + k * unit) * magnitude + 3.0 * k * flushed } else { chain }
             };
             return self
                 .x
@@ -353,6 +390,47 @@ impl Case {
     }
 }
 
+/// The fused products are the separate ones, bit for bit (ACT-1).
+#[test]
+fn act_1_fused_products_are_the_separate_ones() {
+    let mut random = TestRng::new(20_261_126);
+    for threads in 1..4 {
+        let pool = Pool::new(threads).unwrap();
+        for isa in Isa::available() {
+            let ctx = Ctx { pool: &pool, isa };
+            for (ty, other) in [(WeightType::Q8_0, WeightType::Q4_0), (WeightType::Q4K, WeightType::Q6K)] {
+                for (n, m) in [(33, 1), (70, 7), (200, 150)] {
+                    let k = 512;
+                    let first = Case::random(&mut random, Range::Plain, ty, (n, k, m));
+                    let raw = random_tensor(&mut random, Range::Plain, other, n, k);
+                    let second = Case { ty: other, n, k, m, raw, x: first.x.clone() };
+                    let (a, b) = (first.packed(), second.packed());
+                    let (out_a, out_b) = (first.run(isa, &pool), second.run(isa, &pool));
+                    let mut x = Activations::new(m, k);
+                    x.prepare(&ctx, &first.x, m, k, ty);
+                    let what = format!("{} {isa:?} {threads} threads", first.describe());
+
+                    let (mut each_a, mut each_b) = (vec![0.0; m * n], vec![0.0; m * n]);
+                    matmul_each(&ctx, &x, &mut [(&a, &mut each_a), (&b, &mut each_b)]);
+                    assert_same(&each_a, &out_a, &what);
+                    assert_same(&each_b, &out_b, &what);
+
+                    let mut residual = random_activations(&mut random, Range::Plain, m, n);
+                    let expected: Vec<f32> = residual.iter().zip(&out_a).map(|(x, y)| x + y).collect();
+                    matmul_add(&ctx, &a, &x, &mut residual);
+                    assert_same(&residual, &expected, &what);
+
+                    let mut expected = out_a.clone();
+                    silu_mul(&ctx, &mut expected, &out_b);
+                    let mut gated = vec![0.0; m * n];
+                    matmul_gated(&ctx, &a, &b, &x, &mut gated);
+                    assert_same(&gated, &expected, &what);
+                }
+            }
+        }
+    }
+}
+
 /// A workspace serves one input after the other, of other shapes and forms.
 #[test]
 fn activations_are_reused() {
@@ -366,7 +444,7 @@ fn activations_are_reused() {
             activations.prepare(&ctx, &case.x, m, k, ty);
             let mut out = vec![0.0; m * case.n];
             matmul(&ctx, &case.packed(), &activations, &mut out);
-            assert_same(&out, &case.expected(), &case.describe());
+            assert_same(&out, &case.expected(ctx.isa), &case.describe());
         }
     }
 }

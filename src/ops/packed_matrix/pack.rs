@@ -81,7 +81,7 @@ fn pack_q2_k(block: &[u8; q2_k::BLOCK_BYTES], place: &mut Place<'_>) {
     let [fields @ .., d0, d1, m0, m1] = block;
     let (scales, codes) = fields.split_at(16);
     place.words(codes);
-    place.bytes(scales);
+    place.pairs(scales);
     place.half([*d0, *d1]);
     place.half([*m0, *m1]);
 }
@@ -92,7 +92,7 @@ fn pack_q3_k(block: &[u8; q3_k::BLOCK_BYTES], place: &mut Place<'_>) {
     let (low, packed) = rest.split_at(64);
     place.words(low);
     place.words(high);
-    place.bytes(&q3_k::scales(packed.as_array().expect("12 bytes")).map(i8::cast_unsigned));
+    place.pairs(&q3_k::scales(packed.as_array().expect("12 bytes")).map(i8::cast_unsigned));
     place.half([*d0, *d1]);
 }
 
@@ -101,8 +101,8 @@ fn pack_q4_k(block: &[u8; q4_k::BLOCK_BYTES], place: &mut Place<'_>) {
     let (packed, codes) = rest.split_at(q4_k::PACKED_SCALES);
     let (scales, minimums) = q4_k::scales_and_minimums(packed.as_array().expect("12 bytes"));
     place.words(codes);
-    place.bytes(&scales);
-    place.bytes(&minimums);
+    place.pairs(&scales);
+    place.pairs(&minimums);
     place.half([*d0, *d1]);
     place.half([*m0, *m1]);
 }
@@ -114,8 +114,8 @@ fn pack_q5_k(block: &[u8; q5_k::BLOCK_BYTES], place: &mut Place<'_>) {
     let (scales, minimums) = q4_k::scales_and_minimums(packed.as_array().expect("12 bytes"));
     place.words(low);
     place.words(high);
-    place.bytes(&scales);
-    place.bytes(&minimums);
+    place.pairs(&scales);
+    place.pairs(&minimums);
     place.half([*d0, *d1]);
     place.half([*m0, *m1]);
 }
@@ -124,14 +124,14 @@ fn pack_q6_k(block: &[u8; q6_k::BLOCK_BYTES], place: &mut Place<'_>) {
     let [fields @ .., d0, d1] = block;
     let (codes, scales) = fields.split_at(128 + 64);
     place.words(codes);
-    place.bytes(scales);
+    place.pairs(scales);
     place.half([*d0, *d1]);
 }
 
 fn pack_iq4_xs(block: &[u8; iq4_xs::BLOCK_BYTES], place: &mut Place<'_>) {
     let [d0, d1, h0, h1, l0, l1, l2, l3, codes @ ..] = block;
     place.words(codes);
-    place.bytes(&iq4_xs::scales([*h0, *h1], [*l0, *l1, *l2, *l3]).map(i8::cast_unsigned));
+    place.pairs(&iq4_xs::scales([*h0, *h1], [*l0, *l1, *l2, *l3]).map(i8::cast_unsigned));
     place.half([*d0, *d1]);
 }
 
@@ -186,9 +186,9 @@ impl Place<'_> {
         self.parts::<4>(bytes);
     }
 
-    /// The next `[bytes][32 rows]`.
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.parts::<1>(bytes);
+    /// The next `[bytes / 2][32 rows][2]`.
+    fn pairs(&mut self, bytes: &[u8]) {
+        self.parts::<2>(bytes);
     }
 
     /// The next `[32 rows]` of 16-bit numbers.
