@@ -56,7 +56,7 @@ def parse():
     parser.add_argument("--isa", default="auto", help="our instruction-set path")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", type=lambda text: text.split(";"), default=VARIANTS,
-                        help="flags of llama-batched-bench to try, separated by semicolons")
+                        help="flags of llama-batched-bench to try, as in --variants=';-fa off;--no-repack'")
     parser.add_argument("--target", type=float, help="one target for every cell instead of the table's")
     parser.add_argument("--wrap", default="", help="a command to put before each measured one")
     parser.add_argument("--json", type=pathlib.Path, help="write every figure to this file")

@@ -21,6 +21,7 @@ def make(ours, quantize, folder, vocab):
     for weights in SYNTHETIC:
         synth(ours, folder / f"1b-{weights}.gguf", weights, vocab)
     for weights in QUANTISED:
+        print(f"making {weights}", flush=True)
         convert(quantize, folder / "1b-f16.gguf", folder / f"1b-{weights}.gguf", weights)
     long = folder / "1b-q8_0-8k.gguf"
     if not long.exists():
@@ -43,7 +44,6 @@ def convert(quantize, source, out, weights, *flags):
     """Runs llama-quantize. A file called `out` is complete. Says what the program said when it fails."""
     if out.exists():
         return
-    print(f"writing {out}", flush=True)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     done = subprocess.run([quantize, *flags, source, partial, weights.upper()], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, errors="replace")
