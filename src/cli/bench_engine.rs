@@ -2,7 +2,19 @@
 //!
 //! For each batch size B: *prefill* is the time from an idle engine to the first token of all B prompts (each sequence
 //! asks for one token); *decode* is the time of N steps in which all B sequences are past their prompt. Prompts are
-//! distinct random tokens.
+//! distinct random tokens, submitted before the clock starts.
+//!
+//! llama-batched-bench counts the same work: its PP is from the first batch of prompt tokens to the end of the last,
+//! with logits for the last token of each prompt only, and its TG is N steps of B rows with logits for each. It starts
+//! both clocks with filled batches, and both programs cut prompts into pieces of 512 rows and warm up first. Where the
+//! two differ, it is to our cost:
+//! - we sample: an argmax over each row of logits is in both our times, and the next step reads the token chosen; the
+//!   peer looks at no logits and decodes random tokens;
+//! - our scheduling is in both times, its batches are made by its loop (TG) or before the clock starts (PP);
+//! - while our last prompts are computed the first sequences decode already, so that we read contexts up to
+//!   `B * pp / 512` tokens longer than its `pp + 1 ..= pp + N`.
+//!
+//! `--tokens` tells what each sequence was asked and what it produced: the tokens of `generate --temperature 0`.
 
 use super::error::CliError;
 use super::model_args::{EngineLimits, LoadedEngine, ModelArgs, load};
@@ -33,6 +45,9 @@ pub struct BenchEngineArgs {
     /// Write one JSON object a line instead of the table.
     #[arg(long)]
     json: bool,
+    /// Add the prompt and the tokens of each sequence to the JSON.
+    #[arg(long, requires = "json")]
+    tokens: bool,
 }
 
 /// Times of one batch size, in seconds.
@@ -42,6 +57,14 @@ struct Row {
     batch: u32,
     prefill_s: f64,
     decode_s: f64,
+    /// Where they are asked for: prompts and tokens.
+    sequences: Option<serde_json::Value>,
+}
+
+/// A sequence of the engine; its id is its place in the list.
+struct Sequence {
+    prompt: Arc<[TokenId]>,
+    token_ids: Vec<TokenId>,
 }
 
 /// Runs the command.
@@ -81,29 +104,35 @@ fn max_tokens(args: &BenchEngineArgs) -> u32 {
 
 /// Touches every weight and buffer once.
 fn warm_up(loaded: &mut LoadedEngine) -> Result<(), CliError> {
-    submit(loaded, 1, 8, 2)?;
+    let mut sequences = submit(loaded, 1, 8, 2)?;
     while loaded.engine.has_work() {
-        check(loaded.engine.step())?;
+        step(loaded, &mut sequences)?;
     }
     Ok(())
 }
 
 /// Submits `batch` sequences of distinct random prompts; ids start at 0.
-fn submit(loaded: &mut LoadedEngine, batch: u32, prompt_tokens: u32, max_tokens: u32) -> Result<(), CliError> {
+fn submit(
+    loaded: &mut LoadedEngine,
+    batch: u32,
+    prompt_tokens: u32,
+    max_tokens: u32,
+) -> Result<Vec<Sequence>, CliError> {
     let params = Arc::new(SequenceParams {
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
         stopping: StopParams { max_tokens, ignore_eos: true, ..StopParams::default() },
         logprobs: None,
     });
     let vocab_size = u64::from(loaded.info.vocab_size);
-    for index in 0..batch {
-        let prompt: Vec<TokenId> =
+    let submit_one = |index: u32| {
+        let prompt: Arc<[TokenId]> =
             (0..prompt_tokens).map(|i| (mix(u64::from(index) << 32 | u64::from(i)) % vocab_size) as TokenId).collect();
-        let sequence = NewSequence { prompt: prompt.into(), params: Arc::clone(&params), index: 0 };
+        let sequence = NewSequence { prompt: Arc::clone(&prompt), params: Arc::clone(&params), index: 0 };
         let refused = |e| CliError::Config(format!("--batch {batch}: {e}"));
         loaded.engine.submit(SeqId(u64::from(index)), sequence).map_err(refused)?;
-    }
-    Ok(())
+        Ok(Sequence { prompt, token_ids: Vec::with_capacity(max_tokens as usize) })
+    };
+    (0..batch).map(submit_one).collect()
 }
 
 /// A fixed scramble of 64 bits (the finaliser of splitmix64, Steele et al. 2014).
@@ -114,33 +143,34 @@ fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-fn check(report: &crate::engine::StepReport) -> Result<(), CliError> {
-    match report.outputs.iter().find_map(|o| o.result.as_ref().err()) {
-        Some(error) => Err(CliError::Internal(error.to_string())),
-        None => Ok(()),
+/// One step, whose tokens go to their sequences. Tells how many sequences it had.
+fn step(loaded: &mut LoadedEngine, sequences: &mut [Sequence]) -> Result<u32, CliError> {
+    let report = loaded.engine.step();
+    for output in &report.outputs {
+        let (sampled, _) = output.result.as_ref().map_err(|e| CliError::Internal(e.to_string()))?;
+        sequences[output.id.0 as usize].token_ids.push(sampled.token);
     }
+    Ok(report.num_sequences)
 }
 
 fn measure(loaded: &mut LoadedEngine, batch: u32, args: &BenchEngineArgs) -> Result<Row, CliError> {
-    submit(loaded, batch, args.pp, 1)?;
+    let mut prefilled = submit(loaded, batch, args.pp, 1)?;
     let started = Instant::now();
     while loaded.engine.has_work() {
-        check(loaded.engine.step())?;
+        step(loaded, &mut prefilled)?;
     }
     let prefill_s = started.elapsed().as_secs_f64();
 
-    submit(loaded, batch, args.pp, max_tokens(args))?;
+    let mut sequences = submit(loaded, batch, args.pp, max_tokens(args))?;
     let decoding =
         |loaded: &LoadedEngine| (0..batch).all(|id| loaded.engine.stage(SeqId(u64::from(id))) == Some(Stage::Decode));
     while !decoding(loaded) {
-        check(loaded.engine.step())?;
+        step(loaded, &mut sequences)?;
     }
     let started = Instant::now();
     for _ in 0..args.tg {
-        let report = loaded.engine.step();
-        check(report)?;
-        if report.num_sequences != batch {
-            let n = report.num_sequences;
+        let n = step(loaded, &mut sequences)?;
+        if n != batch {
             return Err(CliError::Config(format!("--kv-cache: too small, {n} of {batch} sequences fit a step")));
         }
     }
@@ -148,7 +178,19 @@ fn measure(loaded: &mut LoadedEngine, batch: u32, args: &BenchEngineArgs) -> Res
     for id in 0..batch {
         loaded.engine.abort(SeqId(u64::from(id)));
     }
-    Ok(Row { pp: args.pp, tg: args.tg, batch, prefill_s, decode_s })
+    let sequences = args.tokens.then(|| sequences_json(&prefilled, &sequences));
+    Ok(Row { pp: args.pp, tg: args.tg, batch, prefill_s, decode_s, sequences })
+}
+
+/// The prompts, the one token of each in the timed prefill, and the tokens of the run whose decode steps were timed.
+fn sequences_json(prefilled: &[Sequence], decoded: &[Sequence]) -> serde_json::Value {
+    let both = prefilled.iter().zip(decoded);
+    let object = |(prefilled, decoded): (&Sequence, &Sequence)| {
+        serde_json::json!({
+            "prompt": *decoded.prompt, "prefill_token_ids": prefilled.token_ids, "token_ids": decoded.token_ids,
+        })
+    };
+    both.map(object).collect()
 }
 
 impl Row {
@@ -179,12 +221,15 @@ impl Row {
     fn json(&self) -> String {
         let (pp, tg, all) = self.tokens();
         let total = self.prefill_s + self.decode_s;
-        serde_json::json!({
+        let mut object = serde_json::json!({
             "pp": self.pp, "tg": self.tg, "pl": self.batch, "n_kv": all,
             "t_pp": self.prefill_s, "speed_pp": pp / self.prefill_s,
             "t_tg": self.decode_s, "speed_tg": tg / self.decode_s,
             "t": total, "speed": all / total,
-        })
-        .to_string()
+        });
+        if let Some(sequences) = &self.sequences {
+            object["sequences"] = sequences.clone();
+        }
+        object.to_string()
     }
 }

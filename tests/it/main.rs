@@ -5,6 +5,7 @@
 mod allocation;
 mod api;
 mod bad_model;
+mod bench_engine;
 mod cancel;
 mod concurrency;
 mod corpus;
