@@ -267,29 +267,16 @@ fn widen_scales<T: BlockType>(line: &Line) -> Sums {
 /// Types with super-blocks of 256; `DIRECT` as in [`blocks_32`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn blocks_256<const C: usize, T: BlockType, const DIRECT: bool>(segment: Segment<'_>, acc: &mut [Column]) {
-    let (ops, sub, subs) = (Avx512::new(), const { sub_len(T::TYPE) }, const { 256 / sub_len(T::TYPE) });
+    let subs = const { 256 / sub_len(T::TYPE) };
     let blocks = segment.weights.chunks_exact(const { panel_lines(T::TYPE, 256) });
-    let mut prefetch = Prefetch::new(segment.ahead, blocks.len() * subs);
+    let mut prefetch = Prefetch::new(segment.ahead, blocks.len() * subs / 2);
     for (b, (block, x)) in blocks.zip(segment.columns.chunks_exact(WORDS_256 * C)).enumerate() {
         let codes: &[Line] = if DIRECT { &[] } else { &segment.expanded[128 * b..][..128] };
         let mut totals = [[_mm512_setzero_ps(); 2]; C];
-        for j in 0..subs {
+        for pair in 0..subs / 2 {
             prefetch.step();
-            let mut dots = [[_mm512_setzero_si512(); 2]; C];
-            for c in 0..C {
-                dots[c] = [start_256::<C, T>(&x[STARTS_256 * C + c..], j); 2];
-            }
-            for i in 0..sub / 4 {
-                let g = j * sub / 4 + i;
-                let w = if DIRECT { T::group(ops, block, g) } else { [load(&codes[2 * g]), load(&codes[2 * g + 1])] };
-                add_dots::<C>(&mut dots, w, &x[g * C..]);
-            }
-            let scales = sub_scales::<T>(&block[const { code_lines(T::TYPE) } + j / 2], j % 2);
-            for c in 0..C {
-                for half in 0..2 {
-                    totals[c][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scales[half], totals[c][half]);
-                }
-            }
+            add_sub_block::<C, T, DIRECT, 0>(&mut totals, block, codes, x, pair);
+            add_sub_block::<C, T, DIRECT, 1>(&mut totals, block, codes, x, pair);
         }
         let (d, x_scales) = (widen_f16(&block[const { d_line(T::TYPE) }]), &x[SCALE_256 * C..]);
         let mut sums = load_sums::<C>(acc);
@@ -304,6 +291,34 @@ fn blocks_256<const C: usize, T: BlockType, const DIRECT: bool>(segment: Segment
             add_minimums::<C, T>(&mut sums, block, x);
         }
         store_sums(&sums, acc);
+    }
+}
+
+/// Adds the even (0) or odd (1) sub-block of a pair. Known at compile time, `ODD` makes shifts constant or none.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn add_sub_block<const C: usize, T: BlockType, const DIRECT: bool, const ODD: usize>(
+    totals: &mut [Sums; C],
+    block: &[Line],
+    codes: &[Line],
+    x: &[u32],
+    pair: usize,
+) {
+    let (ops, sub, j) = (Avx512::new(), const { sub_len(T::TYPE) }, 2 * pair + ODD);
+    let mut dots = [[_mm512_setzero_si512(); 2]; C];
+    for c in 0..C {
+        dots[c] = [start_256::<C, T>(&x[STARTS_256 * C + c..], j); 2];
+    }
+    for i in 0..sub / 4 {
+        let g = j * sub / 4 + i;
+        let w = if DIRECT { T::group(ops, block, g) } else { [load(&codes[2 * g]), load(&codes[2 * g + 1])] };
+        add_dots::<C>(&mut dots, w, &x[g * C..]);
+    }
+    let scales = sub_scales::<T>(&block[const { code_lines(T::TYPE) } + pair], ODD);
+    for c in 0..C {
+        for half in 0..2 {
+            totals[c][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scales[half], totals[c][half]);
+        }
     }
 }
 

@@ -189,7 +189,9 @@ block_types! {
         join(l, low, bits(l, block, 64 + 16 * (g / 32 % 2) + 2 * (g % 8), 2 * (g / 8 % 4), 3), 4)
     };
     /// Eight blocks of IQ4_NL.
-    Iq4Xs: IQ4XS, |l, block, g| look_up(l, &IQ4_TABLE, bits(l, block, 8 * (g / 8 % 8) + 2 * (g % 4), 4 * (g / 4 % 2), 15));
+    Iq4Xs: IQ4XS, |l, block, g| {
+        look_up(l, &IQ4_TABLE, bits(l, block, 8 * (g / 8 % 8) + 2 * (g % 4), 4 * (g / 4 % 2), 15))
+    };
 }
 
 /// What the 4-bit codes of IQ4_NL and IQ4_XS stand for, plus the offset.

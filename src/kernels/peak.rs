@@ -91,7 +91,8 @@ macro_rules! byte_products {
         core::arch::asm!(
             "vpxor ymm14, ymm14, ymm14",
             "vpxor ymm15, ymm15, ymm15",
-            $(concat!("vpmaddubsw ", $product, ", ymm14, ymm15"), concat!("vpmaddwd ", $product, ", ", $product, ", ymm15"),
+            $(concat!("vpmaddubsw ", $product, ", ymm14, ymm15"),
+              concat!("vpmaddwd ", $product, ", ", $product, ", ymm15"),
               concat!("vpaddd ", $acc, ", ", $acc, ", ", $product),)*
             out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _, out("ymm6") _,
             out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _, out("ymm14") _, out("ymm15") _,
@@ -116,11 +117,12 @@ fn avx2(unit: Unit, rounds: u64) -> Option<u64> {
                 ),
                 _ => core::arch::asm!(
                     "vpxor ymm14, ymm14, ymm14", "vpxor ymm15, ymm15, ymm15",
-                    "vfmadd231ps ymm0, ymm14, ymm15", "vfmadd231ps ymm1, ymm14, ymm15", "vfmadd231ps ymm2, ymm14, ymm15",
-                    "vfmadd231ps ymm3, ymm14, ymm15", "vfmadd231ps ymm4, ymm14, ymm15", "vfmadd231ps ymm5, ymm14, ymm15",
-                    "vfmadd231ps ymm6, ymm14, ymm15", "vfmadd231ps ymm7, ymm14, ymm15", "vfmadd231ps ymm8, ymm14, ymm15",
-                    "vfmadd231ps ymm9, ymm14, ymm15", "vfmadd231ps ymm10, ymm14, ymm15",
-                    "vfmadd231ps ymm11, ymm14, ymm15",
+                    "vfmadd231ps ymm0, ymm14, ymm15", "vfmadd231ps ymm1, ymm14, ymm15",
+                    "vfmadd231ps ymm2, ymm14, ymm15", "vfmadd231ps ymm3, ymm14, ymm15",
+                    "vfmadd231ps ymm4, ymm14, ymm15", "vfmadd231ps ymm5, ymm14, ymm15",
+                    "vfmadd231ps ymm6, ymm14, ymm15", "vfmadd231ps ymm7, ymm14, ymm15",
+                    "vfmadd231ps ymm8, ymm14, ymm15", "vfmadd231ps ymm9, ymm14, ymm15",
+                    "vfmadd231ps ymm10, ymm14, ymm15", "vfmadd231ps ymm11, ymm14, ymm15",
                     out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _,
                     out("ymm6") _, out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
                     out("ymm14") _, out("ymm15") _,

@@ -26,7 +26,7 @@ use super::packed_matrix::PackedMatrix;
 use crate::kernels::Isa;
 use crate::kernels::codes::expand;
 use crate::kernels::panel::{
-    Column, EXPANDED_K, EXPANDED_LINES, Line, PANEL_ROWS, Segment, accumulate, expanded_lines, panel_lines,
+    Column, EXPANDED_K, EXPANDED_LINES, Line, PANEL_ROWS, Segment, accumulate, expanded_lines, is_packed, panel_lines,
     wants_expansion,
 };
 use crate::quant::WeightType;
@@ -177,11 +177,19 @@ fn multiply(
     let (lines, following) = weights.panel(panel);
     let wants_expansion = wants_expansion(isa, ty, x.tiles());
     let segment_k = segment_elements(ty);
+    // Lines that are read one after the other, once, and with little arithmetic: the hardware prefetches them better.
+    let streams = !is_packed(ty) && x.rows() <= 2;
     sums.fill([0.0; PANEL_ROWS]);
     for start in (0..k).step_by(segment_k) {
         let end = (start + segment_k).min(k);
         let (begin, stop) = (panel_lines(ty, start), panel_lines(ty, end));
-        let next = if stop < lines.len() { &lines[stop..] } else { following };
+        let next = if streams {
+            &[]
+        } else if stop < lines.len() {
+            &lines[stop..]
+        } else {
+            following
+        };
         let mut ahead = next[..next.len().min(stop - begin)].chunks((stop - begin).div_ceil(tiles.len()));
         let weights = &lines[begin..stop];
         let expanded = if wants_expansion { &mut expanded[..expanded_lines(end - start)] } else { &mut [] };
