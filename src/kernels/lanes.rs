@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::{Isa, Path};
-use half::f16;
+use half::{bf16, f16};
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +24,10 @@ pub trait Lanes: Copy {
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; LANES]) -> Self::V;
     /// Widens exactly.
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V;
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V;
+    /// Widens exactly.
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::V;
+    fn load_i8(self, x: &[i8; LANES]) -> Self::V;
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
@@ -131,8 +134,16 @@ impl Lanes for Scalar {
         *x
     }
     #[inline(always)]
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
-        each(|i| f16::from_bits(x[i]).to_f32())
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V {
+        each(|i| x[i].to_f32())
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::V {
+        each(|i| f32::from_bits(u32::from(x[i].to_bits()) << 16))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> Self::V {
+        each(|i| f32::from(x[i]))
     }
     #[inline(always)]
     fn store(self, v: Self::V, out: &mut [f32; LANES]) {
@@ -178,7 +189,7 @@ impl Lanes for Scalar {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{LANES, LaneOp, Lanes};
+    use super::{LANES, LaneOp, Lanes, bf16, f16};
     use core::arch::x86_64::*;
 
     /// AVX2, FMA and F16C: two registers a vector. Only made by [`run_avx2`].
@@ -227,12 +238,30 @@ mod x86 {
             unsafe { (_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))) }
         }
         #[inline(always)]
-        fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+        fn load_f16(self, x: &[f16; LANES]) -> Self::V {
             // SAFETY: a value of type Avx2 exists only where the CPU has F16C; the loads read x[0..8] and x[8..16].
             unsafe {
                 let low = _mm_loadu_si128(x.as_ptr().cast());
                 let high = _mm_loadu_si128(x.as_ptr().add(8).cast());
                 (_mm256_cvtph_ps(low), _mm256_cvtph_ps(high))
+            }
+        }
+        #[inline(always)]
+        fn load_bf16(self, x: &[bf16; LANES]) -> Self::V {
+            // SAFETY: as in `splat`; the loads read x[0..8] and x[8..16]: bf16 is 16 bits, the upper half of an f32.
+            unsafe {
+                let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+                let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
+                (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)))
+            }
+        }
+        #[inline(always)]
+        fn load_i8(self, x: &[i8; LANES]) -> Self::V {
+            // SAFETY: as in `splat`; the loads read x[0..8] and x[8..16].
+            unsafe {
+                let low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast()));
+                let high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().add(8).cast()));
+                (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
             }
         }
         #[inline(always)]
@@ -318,9 +347,22 @@ mod x86 {
             unsafe { _mm512_loadu_ps(x.as_ptr()) }
         }
         #[inline(always)]
-        fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+        fn load_f16(self, x: &[f16; LANES]) -> Self::V {
             // SAFETY: as in `splat`; the unaligned load reads the 16 elements (32 bytes).
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn load_bf16(self, x: &[bf16; LANES]) -> Self::V {
+            // SAFETY: as in `splat`; the unaligned load reads the 16 elements, each the upper half of an f32.
+            unsafe {
+                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+            }
+        }
+        #[inline(always)]
+        fn load_i8(self, x: &[i8; LANES]) -> Self::V {
+            // SAFETY: as in `splat`; the unaligned load reads the 16 elements.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
         }
         #[inline(always)]
         fn store(self, v: Self::V, out: &mut [f32; LANES]) {

@@ -3,6 +3,7 @@
 //! The order of every operation is a function of the row's own position (`specs/numerics.md`, "Attention"): rows may be
 //! computed together or one by one, in any blocks and on any number of threads, with the same bits.
 
+mod element;
 mod kernel;
 mod unit;
 mod write;
@@ -79,7 +80,9 @@ pub fn paged_attention(
                 };
                 match kv.layer(layer) {
                     LayerKv::F16(elements) => lanes::run(ctx.isa, unit.over(elements, scratch, tile)),
+                    LayerKv::BF16(elements) => lanes::run(ctx.isa, unit.over(elements, scratch, tile)),
                     LayerKv::F32(elements) => lanes::run(ctx.isa, unit.over(elements, scratch, tile)),
+                    LayerKv::Q8_0(elements) => lanes::run(ctx.isa, unit.over(elements, scratch, tile)),
                 }
             });
         });

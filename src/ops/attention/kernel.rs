@@ -2,7 +2,9 @@
 
 use half::f16;
 
+use super::element::Element;
 use crate::kernels::lanes::{LANES, Lanes};
+use crate::kv_cache::SCALE_BLOCK;
 use crate::ops::exp::exp;
 
 /// Positions of a tile, aligned to absolute positions.
@@ -37,67 +39,45 @@ pub(super) fn strip_len<L: Lanes>(left: usize) -> usize {
     (L::ACCUMULATORS / LANE_VECTORS).min(STRIP).min(left)
 }
 
-/// An element of the cache.
-pub(super) trait Element: Copy + Default + Sync {
-    fn widen(self) -> f32;
-    fn load<L: Lanes>(l: L, x: &[Self; LANES]) -> L::V;
-    /// The work memory for elements of this type.
-    fn gathered(buffers: &mut Gathered) -> &mut Vec<Self>;
-
-    /// Fewer than 16 elements; the other lanes are 0.
-    #[inline(always)]
-    fn load_part<L: Lanes>(l: L, x: &[Self]) -> L::V {
-        let mut padded = [0.0; LANES];
-        for (out, x) in padded.iter_mut().zip(x) {
-            *out = x.widen();
-        }
-        l.load(&padded)
-    }
-}
-
-/// The bits of an f16.
-impl Element for u16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f16::from_bits(self).to_f32()
-    }
-    #[inline(always)]
-    fn load<L: Lanes>(l: L, x: &[Self; LANES]) -> L::V {
-        l.load_f16(x)
-    }
-    fn gathered(buffers: &mut Gathered) -> &mut Vec<Self> {
-        &mut buffers.f16
-    }
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    fn load<L: Lanes>(l: L, x: &[Self; LANES]) -> L::V {
-        l.load(x)
-    }
-    fn gathered(buffers: &mut Gathered) -> &mut Vec<Self> {
-        &mut buffers.f32
-    }
-}
-
-/// A tile gathered from blocks that tiles do not fit: K `[head_dim][TILE]`, then V `[TILE][head_dim]`.
-#[derive(Default)]
-pub(super) struct Gathered {
-    f16: Vec<u16>,
-    f32: Vec<f32>,
-}
-
 /// K and V of [`TILE`] positions; those that are not valid for a query may hold anything.
 pub(super) struct KvTile<'a, E> {
-    /// Row `d` is `k[d * k_stride ..][.. TILE]`.
+    /// Row `d` is `k[d * k_stride ..][.. TILE]`; of the scales, row `d / SCALE_BLOCK` likewise.
     pub(super) k: &'a [E],
+    pub(super) k_scales: &'a [f16],
     pub(super) k_stride: usize,
-    /// `[TILE, head_dim]`.
+    /// `[TILE][v_stride]`: whole vectors; of the scales, row `d / SCALE_BLOCK` is as that of K.
     pub(super) v: &'a [E],
+    pub(super) v_scales: &'a [f16],
+    pub(super) v_stride: usize,
+}
+
+impl<E: Element> KvTile<'_, E> {
+    /// The vectors of row `d` of K.
+    #[inline(always)]
+    fn k_row<L: Lanes>(&self, l: L, d: usize) -> [L::V; LANE_VECTORS] {
+        let (k, _) = self.k[d * self.k_stride..][..TILE].as_chunks::<LANES>();
+        let k = [E::load(l, &k[0]), E::load(l, &k[1])];
+        if !E::SCALED {
+            return k;
+        }
+        let (scales, _) = self.k_scales[d / SCALE_BLOCK * self.k_stride..][..TILE].as_chunks::<LANES>();
+        [l.mul(k[0], l.load_f16(&scales[0])), l.mul(k[1], l.load_f16(&scales[1]))]
+    }
+
+    /// The `N` vectors from `vector` of row `t` of V.
+    #[inline(always)]
+    fn v_row<L: Lanes, const N: usize>(&self, l: L, t: usize, vector: usize) -> [L::V; N] {
+        let (v, _) = self.v[t * self.v_stride + vector * LANES..][..N * LANES].as_chunks::<LANES>();
+        let mut row = [l.splat(0.0); N];
+        for n in 0..N {
+            row[n] = E::load(l, &v[n]);
+            if E::SCALED {
+                let scale = self.v_scales[(vector + n) * LANES / SCALE_BLOCK * self.k_stride + t];
+                row[n] = l.mul(row[n], l.splat(scale.to_f32()));
+            }
+        }
+        row
+    }
 }
 
 /// The online softmax of one query, in the current chunk and over the chunks before.
@@ -131,7 +111,7 @@ pub(super) fn attend<L: Lanes, E: Element>(
     out: &mut [f32],
 ) {
     let queries = states.len();
-    let (head_dim, padded) = (q.len() / queries, out.len() / queries);
+    let padded = out.len() / queries;
     let mut valid = [0; STRIP];
     for (valid, state) in valid.iter_mut().zip(states.iter()) {
         *valid = (state.position as usize + 1).saturating_sub(first).min(TILE);
@@ -145,13 +125,11 @@ pub(super) fn attend<L: Lanes, E: Element>(
         }
     }
     if valid.iter().all(|n| *n == valid[0]) {
-        let v = &tile.v[..valid[0] * head_dim];
-        for_strip_len!(L, queries, weigh(l, &p, v, head_dim, out));
+        for_strip_len!(L, queries, weigh(l, &p, tile, valid[0], out));
     } else {
         // The tile with the rows' own positions: a term past a query's position must not even be added as 0.
         for i in 0..queries {
-            let v = &tile.v[..valid[i] * head_dim];
-            weigh::<L, E, 1>(l, &p[i..], v, head_dim, &mut out[i * padded..(i + 1) * padded]);
+            weigh::<L, E, 1>(l, &p[i..], tile, valid[i], &mut out[i * padded..(i + 1) * padded]);
         }
     }
 }
@@ -160,9 +138,8 @@ pub(super) fn attend<L: Lanes, E: Element>(
 #[inline(always)]
 fn scores<L: Lanes, E: Element, const Q: usize>(l: L, q: &[f32], tile: &KvTile<'_, E>, out: &mut [[f32; TILE]]) {
     let mut sums = [[l.splat(0.0); LANE_VECTORS]; Q];
-    for (q, k) in q.as_chunks::<Q>().0.iter().zip(tile.k.chunks(tile.k_stride)) {
-        let (k, _) = k.as_chunks::<LANES>();
-        let k: [L::V; LANE_VECTORS] = [E::load(l, &k[0]), E::load(l, &k[1])];
+    for (d, q) in q.as_chunks::<Q>().0.iter().enumerate() {
+        let k = tile.k_row(l, d);
         for i in 0..Q {
             let q = l.splat(q[i]);
             sums[i] = [l.fma(q, k[0], sums[i][0]), l.fma(q, k[1], sums[i][1])];
@@ -207,37 +184,32 @@ fn soften<L: Lanes>(l: L, scores: &mut [f32; TILE], scale: f32, valid: usize, st
     l.store(high, &mut stored[1]);
 }
 
-/// `out[i] += sum over t of p[i][t] * v[t]`: for each dimension one fused chain over the rows of `v`, ascending.
+/// `out[i] += sum over t of p[i][t] * v[t]`: for each dimension one fused chain over the `valid` rows of V, ascending.
 #[inline(always)]
-fn weigh<L: Lanes, E: Element, const Q: usize>(l: L, p: &[[f32; TILE]], v: &[E], head_dim: usize, out: &mut [f32]) {
-    let whole = head_dim / LANES;
+fn weigh<L: Lanes, E: Element, const Q: usize>(
+    l: L,
+    p: &[[f32; TILE]],
+    tile: &KvTile<'_, E>,
+    valid: usize,
+    out: &mut [f32],
+) {
+    let vectors = out.len() / Q / LANES;
     let mut vector = 0;
     if Q * 4 <= L::ACCUMULATORS {
-        while vector + 4 <= whole {
-            weigh_vectors::<L, E, Q, 4>(l, p, v, head_dim, vector, out);
+        while vector + 4 <= vectors {
+            weigh_vectors::<L, E, Q, 4>(l, p, tile, valid, vector, out);
             vector += 4;
         }
     }
     if Q * 2 <= L::ACCUMULATORS {
-        while vector + 2 <= whole {
-            weigh_vectors::<L, E, Q, 2>(l, p, v, head_dim, vector, out);
+        while vector + 2 <= vectors {
+            weigh_vectors::<L, E, Q, 2>(l, p, tile, valid, vector, out);
             vector += 2;
         }
     }
-    while vector < whole {
-        weigh_vectors::<L, E, Q, 1>(l, p, v, head_dim, vector, out);
+    while vector < vectors {
+        weigh_vectors::<L, E, Q, 1>(l, p, tile, valid, vector, out);
         vector += 1;
-    }
-    if !head_dim.is_multiple_of(LANES) {
-        let padded = out.len() / Q;
-        for i in 0..Q {
-            let (sums, _) = out[i * padded..(i + 1) * padded].as_chunks_mut::<LANES>();
-            let mut sum = l.load(&sums[whole]);
-            for (v, p) in v.chunks_exact(head_dim).zip(&p[i]) {
-                sum = l.fma(l.splat(*p), E::load_part(l, &v[whole * LANES..]), sum);
-            }
-            l.store(sum, &mut sums[whole]);
-        }
     }
 }
 
@@ -246,8 +218,8 @@ fn weigh<L: Lanes, E: Element, const Q: usize>(l: L, p: &[[f32; TILE]], v: &[E],
 fn weigh_vectors<L: Lanes, E: Element, const Q: usize, const N: usize>(
     l: L,
     p: &[[f32; TILE]],
-    v: &[E],
-    head_dim: usize,
+    tile: &KvTile<'_, E>,
+    valid: usize,
     vector: usize,
     out: &mut [f32],
 ) {
@@ -260,16 +232,12 @@ fn weigh_vectors<L: Lanes, E: Element, const Q: usize, const N: usize>(
             sums[i][n] = l.load(&out[n]);
         }
     }
-    for (t, v) in v.chunks_exact(head_dim).take(TILE).enumerate() {
-        let (v, _) = v[columns.clone()].as_chunks::<LANES>();
-        let mut loaded = [l.splat(0.0); N];
-        for n in 0..N {
-            loaded[n] = E::load(l, &v[n]);
-        }
+    for t in 0..valid.min(TILE) {
+        let v: [L::V; N] = tile.v_row(l, t, vector);
         for i in 0..Q {
             let p = l.splat(p[i][t]);
             for n in 0..N {
-                sums[i][n] = l.fma(p, loaded[n], sums[i][n]);
+                sums[i][n] = l.fma(p, v[n], sums[i][n]);
             }
         }
     }

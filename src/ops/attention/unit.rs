@@ -1,8 +1,11 @@
 //! One unit of attention: a few rows of one sequence with the query heads of one KV head.
 
-use super::kernel::{self, CHUNK_TILES, Element, Gathered, KvTile, QueryState, TILE, strip_len};
+use half::f16;
+
+use super::element::Element;
+use super::kernel::{self, CHUNK_TILES, KvTile, QueryState, TILE, strip_len};
 use crate::kernels::lanes::{LANES, LaneOp, Lanes};
-use crate::kv_cache::{KvCache, KvShape};
+use crate::kv_cache::{Head, KvCache, KvShape, SCALE_BLOCK};
 use crate::ops::disjoint::Tile;
 use crate::types::BlockId;
 
@@ -25,16 +28,31 @@ pub(super) struct Unit<'a> {
     pub(super) scale: f32,
 }
 
-/// Work memory of a unit. A query is a head of a row; queries are numbered row by row.
+/// Work memory of a unit.
 #[derive(Default)]
 pub(super) struct Scratch {
+    strips: Strips,
+    widened: Widened,
+}
+
+/// The queries of a unit. A query is a head of a row; queries are numbered row by row.
+#[derive(Default)]
+struct Strips {
     /// Strip after strip: `[head_dim][queries of the strip]`.
     q: Vec<f32>,
     /// `[queries, padded head_dim]`: of the chunk, and of the chunks before.
     chunk_out: Vec<f32>,
     total_out: Vec<f32>,
     states: Vec<QueryState>,
-    gathered: Gathered,
+}
+
+/// A tile copied from blocks that tiles do not fit.
+#[derive(Default)]
+struct Widened {
+    /// `[head_dim][TILE]`.
+    k: Vec<f32>,
+    /// `[TILE][padded head_dim]`; what pads is 0.
+    v: Vec<f32>,
 }
 
 impl<'a> Unit<'a> {
@@ -71,24 +89,23 @@ impl<E: Element> LaneOp for Attend<'_, '_, E> {
         let Self { source, scratch, mut out } = self;
         let unit = source.unit;
         let KvShape { head_dim, block_size, .. } = *unit.kv.shape();
-        scratch.prepare::<L>(&unit);
+        scratch.strips.prepare::<L>(&unit);
+        scratch.widened.resize(head_dim);
         let tokens = unit.positions.iter().max().map_or(0, |&p| p as usize + 1);
         let tiles = tokens.div_ceil(TILE);
         for tile in 0..tiles {
             let first = tile * TILE;
-            let mut gathered = std::mem::take(E::gathered(&mut scratch.gathered));
-            let kv_tile = if block_size.is_multiple_of(TILE) {
-                source.tile_in_place(first)
+            if block_size.is_multiple_of(TILE) && head_dim.is_multiple_of(LANES) {
+                attend_strips(l, &mut scratch.strips, unit.scale, first, &source.tile_in_place(first));
             } else {
-                source.gather(first, (tokens - first).min(TILE), &mut gathered)
-            };
-            attend_strips(l, scratch, unit.scale, first, &kv_tile);
-            *E::gathered(&mut scratch.gathered) = gathered;
+                source.gather(first, (tokens - first).min(TILE), &mut scratch.widened);
+                attend_strips(l, &mut scratch.strips, unit.scale, first, &scratch.widened.tile(head_dim));
+            }
             if tile % CHUNK_TILES == CHUNK_TILES - 1 || tile == tiles - 1 {
-                scratch.merge_chunk(l, head_dim, tile / CHUNK_TILES * CHUNK_TILES * TILE);
+                scratch.strips.merge_chunk(l, head_dim, tile / CHUNK_TILES * CHUNK_TILES * TILE);
             }
         }
-        scratch.write(l, head_dim, &mut out);
+        scratch.strips.write(l, head_dim, &mut out);
     }
 }
 
@@ -99,10 +116,10 @@ fn padded(head_dim: usize) -> usize {
 
 /// Lets every query of the unit attend to one tile, a strip of queries at a time.
 #[inline(always)]
-fn attend_strips<L: Lanes, E: Element>(l: L, scratch: &mut Scratch, scale: f32, first: usize, tile: &KvTile<'_, E>) {
-    let head_dim = tile.v.len() / TILE;
-    let (mut q, mut out) = (&scratch.q[..], &mut scratch.chunk_out[..]);
-    let mut states = &mut scratch.states[..];
+fn attend_strips<L: Lanes, E: Element>(l: L, strips: &mut Strips, scale: f32, first: usize, tile: &KvTile<'_, E>) {
+    let head_dim = strips.q.len() / strips.states.len();
+    let (mut q, mut out) = (&strips.q[..], &mut strips.chunk_out[..]);
+    let mut states = &mut strips.states[..];
     while !states.is_empty() {
         let len = strip_len::<L>(states.len());
         let (strip_q, rest_q) = q.split_at(len * head_dim);
@@ -116,43 +133,64 @@ fn attend_strips<L: Lanes, E: Element>(l: L, scratch: &mut Scratch, scale: f32, 
 }
 
 impl<'a, E: Element> Source<'a, E> {
-    /// Where the unit's KV head starts in the block of `position`.
-    fn head_start(&self, position: usize) -> usize {
+    /// The part of the unit's KV head in the block of `position`.
+    fn head(&self, position: usize) -> Head<'a, E> {
         let unit = &self.unit;
         let shape = unit.kv.shape();
         let block = unit.blocks[position / shape.block_size].0 as usize;
-        block * unit.kv.block_len() + unit.kv_head * 2 * shape.head_dim * shape.block_size
+        let block = &self.elements[block * unit.kv.block_len()..][..unit.kv.block_len()];
+        let head_len = block.len() / shape.kv_heads;
+        Head::of(shape, &block[unit.kv_head * head_len..][..head_len])
     }
 
     /// The tile from position `first`, which lies whole in one block.
     fn tile_in_place(&self, first: usize) -> KvTile<'a, E> {
         let KvShape { head_dim, block_size, .. } = *self.unit.kv.shape();
-        let head = &self.elements[self.head_start(first)..][..2 * head_dim * block_size];
-        let (k, v) = head.split_at(head_dim * block_size);
+        let head = self.head(first);
         let place = first % block_size;
-        KvTile { k: &k[place..], k_stride: block_size, v: &v[place * head_dim..][..TILE * head_dim] }
+        KvTile {
+            k: &head.k[place..],
+            k_scales: head.k_scales.get(place..).unwrap_or_default(),
+            k_stride: block_size,
+            v: &head.v[place * head_dim..][..TILE * head_dim],
+            v_scales: head.v_scales.get(place..).unwrap_or_default(),
+            v_stride: head_dim,
+        }
     }
 
-    /// The `count` positions from `first`, copied from their blocks; the other lanes are 0.
-    fn gather<'g>(&self, first: usize, count: usize, gathered: &'g mut Vec<E>) -> KvTile<'g, E> {
+    /// The `count` positions from `first`, copied from their blocks; the other lanes hold anything.
+    fn gather(&self, first: usize, count: usize, to: &mut Widened) {
         let KvShape { head_dim, block_size, .. } = *self.unit.kv.shape();
-        gathered.clear();
-        gathered.resize(2 * head_dim * TILE, E::default());
-        let (k_tile, v_tile) = gathered.split_at_mut(head_dim * TILE);
         for lane in 0..count {
             let place = (first + lane) % block_size;
-            let head = &self.elements[self.head_start(first + lane)..][..2 * head_dim * block_size];
-            let (k, v) = head.split_at(head_dim * block_size);
+            let head = self.head(first + lane);
+            let scale = |scales: &[f16], d: usize| {
+                if E::SCALED { scales[d / SCALE_BLOCK * block_size + place].to_f32() } else { 1.0 }
+            };
+            let v_row = &mut to.v[lane * padded(head_dim)..];
             for d in 0..head_dim {
-                k_tile[d * TILE + lane] = k[d * block_size + place];
-                v_tile[lane * head_dim + d] = v[place * head_dim + d];
+                to.k[d * TILE + lane] = head.k[d * block_size + place].widen() * scale(head.k_scales, d);
+                v_row[d] = head.v[place * head_dim + d].widen() * scale(head.v_scales, d);
             }
         }
-        KvTile { k: k_tile, k_stride: TILE, v: v_tile }
     }
 }
 
-impl Scratch {
+impl Widened {
+    fn resize(&mut self, head_dim: usize) {
+        self.k.clear();
+        self.k.resize(head_dim * TILE, 0.0);
+        self.v.clear();
+        self.v.resize(TILE * padded(head_dim), 0.0);
+    }
+
+    fn tile(&self, head_dim: usize) -> KvTile<'_, f32> {
+        let v_stride = padded(head_dim);
+        KvTile { k: &self.k, k_scales: &[], k_stride: TILE, v: &self.v, v_scales: &[], v_stride }
+    }
+}
+
+impl Strips {
     /// Packs the queries and empties the sums.
     fn prepare<L: Lanes>(&mut self, unit: &Unit<'_>) {
         let head_dim = unit.kv.shape().head_dim;
