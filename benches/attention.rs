@@ -14,7 +14,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llorch_cpud::kernels::Isa;
 use llorch_cpud::kernels::lanes::{self, LANES, LaneOp, Lanes};
-use llorch_cpud::kv_cache::{KvCache, KvShape, KvType};
+use llorch_cpud::kv_cache::{KvCache, KvShape, KvType, LayerKv};
 use llorch_cpud::ops::Ctx;
 use llorch_cpud::ops::attention::{paged_attention, write_kv};
 use llorch_cpud::ops::pool::Pool;
@@ -188,16 +188,20 @@ impl LaneOp for Fma {
 }
 
 fn bench_ceilings(c: &mut Criterion, ctx: &Ctx<'_>) {
-    let mut data = vec![1u64; WORKING_SET / 8];
+    // In the cache's own memory, as its pages matter.
+    let case = Case { context: WORKING_SET / TINY_LLAMA.layer_bytes(KvType::F32) * TINY_LLAMA.context, ..TINY_LLAMA };
+    let cache = KvCache::new(case.shape(KvType::F32), case.blocks()).expect("a cache");
+    let LayerKv::F32(data) = cache.layer(0) else { unreachable!("an f32 cache") };
     let mut group = c.benchmark_group("ceiling");
-    group.throughput(Throughput::Bytes(WORKING_SET as u64));
+    group.throughput(Throughput::Bytes(cache.bytes()));
     group.bench_function("read", |b| {
         b.iter(|| {
-            ctx.pool.run_chunks(&mut data, 1 << 15, |_, chunk| {
-                // Eight sums: enough loads in flight.
-                let mut sums = [0u64; 8];
-                for words in chunk.chunks_exact(8) {
-                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
+            const PART: usize = 1 << 16;
+            ctx.pool.run(data.len() / PART, &|i| {
+                // Sixteen sums: enough loads in flight.
+                let mut sums = [0u32; 16];
+                for words in data[i * PART..(i + 1) * PART].chunks_exact(16) {
+                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(word.to_bits()));
                 }
                 black_box(sums);
             });

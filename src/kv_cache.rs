@@ -7,8 +7,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 use half::{bf16, f16};
+
+use crate::huge_pages::HugeBuffer;
 
 #[cfg(test)]
 mod tests;
@@ -134,17 +136,12 @@ impl KvShape {
     }
 }
 
-/// A cache line: the unit of allocation, so that a row of K of 32 f16 is one line.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 /// The storage of K and V for every block of the pool.
 pub struct KvCache {
     shape: KvShape,
     num_blocks: usize,
     block_len: usize,
-    layers: Vec<Vec<Line>>,
+    layers: Vec<HugeBuffer>,
 }
 
 /// The elements of a layer: `[num_blocks][kv_heads]` of what [`Head::of`] takes.
@@ -225,11 +222,10 @@ impl KvCache {
             .ok_or_else(overflow)?;
         let mut layers = Vec::new();
         for _ in 0..shape.layers {
-            let lines = layer_bytes.div_ceil(size_of::<Line>());
-            let mut layer: Vec<Line> = Vec::new();
-            layer.try_reserve_exact(lines).map_err(|_| KvCacheError::OutOfMemory { bytes })?;
+            // Blocks lie anywhere: with small pages nearly every one costs the walk of a page table.
+            let mut layer = HugeBuffer::zeroed(layer_bytes).map_err(|_| KvCacheError::OutOfMemory { bytes })?;
             // All bits set is NaN in every type, or of its scales: a place read before it is written cannot go unnoticed.
-            layer.resize(lines, Line([0xff; 64]));
+            layer.bytes_mut().fill(0xff);
             layers.push(layer);
         }
         Ok(Self { shape, num_blocks, block_len, layers })
@@ -250,7 +246,7 @@ impl KvCache {
 
     /// Bytes of all blocks.
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| size_of_val(layer.as_slice()) as u64).sum()
+        self.layers.iter().map(|layer| layer.bytes().len() as u64).sum()
     }
 
     /// Elements of one block in a layer: `kv_heads` times those of a [`Head`].
@@ -260,25 +256,24 @@ impl KvCache {
 
     /// The elements of `layer` (`0..layers`).
     pub fn layer(&self, layer: usize) -> LayerKv<'_> {
-        let len = self.num_blocks * self.block_len;
-        let lines = &self.layers[layer];
+        let bytes = &self.layers[layer].bytes()[..self.num_blocks * self.block_len * self.shape.kv_type.bytes()];
         match self.shape.kv_type {
-            KvType::F16 => LayerKv::F16(&bytemuck::cast_slice(lines)[..len]),
-            KvType::BF16 => LayerKv::BF16(&bytemuck::cast_slice(lines)[..len]),
-            KvType::F32 => LayerKv::F32(&bytemuck::cast_slice(lines)[..len]),
-            KvType::Q8_0 => LayerKv::Q8_0(&bytemuck::cast_slice(lines)[..len]),
+            KvType::F16 => LayerKv::F16(bytemuck::cast_slice(bytes)),
+            KvType::BF16 => LayerKv::BF16(bytemuck::cast_slice(bytes)),
+            KvType::F32 => LayerKv::F32(bytemuck::cast_slice(bytes)),
+            KvType::Q8_0 => LayerKv::Q8_0(bytemuck::cast_slice(bytes)),
         }
     }
 
     /// The elements of `layer` (`0..layers`), for writing.
     pub fn layer_mut(&mut self, layer: usize) -> LayerKvMut<'_> {
-        let len = self.num_blocks * self.block_len;
-        let lines = &mut self.layers[layer];
+        let len = self.num_blocks * self.block_len * self.shape.kv_type.bytes();
+        let bytes = &mut self.layers[layer].bytes_mut()[..len];
         match self.shape.kv_type {
-            KvType::F16 => LayerKvMut::F16(&mut bytemuck::cast_slice_mut(lines)[..len]),
-            KvType::BF16 => LayerKvMut::BF16(&mut bytemuck::cast_slice_mut(lines)[..len]),
-            KvType::F32 => LayerKvMut::F32(&mut bytemuck::cast_slice_mut(lines)[..len]),
-            KvType::Q8_0 => LayerKvMut::Q8_0(&mut bytemuck::cast_slice_mut(lines)[..len]),
+            KvType::F16 => LayerKvMut::F16(bytemuck::cast_slice_mut(bytes)),
+            KvType::BF16 => LayerKvMut::BF16(bytemuck::cast_slice_mut(bytes)),
+            KvType::F32 => LayerKvMut::F32(bytemuck::cast_slice_mut(bytes)),
+            KvType::Q8_0 => LayerKvMut::Q8_0(bytemuck::cast_slice_mut(bytes)),
         }
     }
 }
