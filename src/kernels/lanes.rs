@@ -62,30 +62,14 @@ pub trait Lanes: Copy {
     }
 
     /// The sum of the lanes, by halving: lane `i` and `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
-    #[inline(always)]
-    fn sum(self, v: Self::V) -> f32 {
-        let mut x = [0.0; LANES];
-        self.store(v, &mut x);
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                x[i] += x[i + half];
-            }
-        }
-        x[0]
-    }
+    fn sum(self, v: Self::V) -> f32;
 
-    /// The greatest lane.
+    /// The greatest lane: the tree of [`Self::sum`] with [`Self::max`] in place of the addition.
+    fn greatest(self, v: Self::V) -> f32;
+
+    /// Asks for the cache line of `x`, which is about to be read. Changes nothing.
     #[inline(always)]
-    fn greatest(self, v: Self::V) -> f32 {
-        let mut x = [0.0; LANES];
-        self.store(v, &mut x);
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                x[i] = if x[i] > x[i + half] { x[i] } else { x[i + half] };
-            }
-        }
-        x[0]
-    }
+    fn prefetch<T>(self, _x: &T) {}
 }
 
 /// A computation over [`Lanes`]. `run` must be `#[inline(always)]`, and so must be what it calls with `Lanes`, or it is
@@ -123,7 +107,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Lanes for Scalar {
     type V = [f32; LANES];
-    const ACCUMULATORS: usize = 4;
+    const ACCUMULATORS: usize = 1;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -185,6 +169,24 @@ impl Lanes for Scalar {
     fn half_power_of_two(self, shifted: Self::V) -> Self::V {
         each(|i| f32::from_bits(shifted[i].to_bits().wrapping_add(126) << 23))
     }
+    #[inline(always)]
+    fn sum(self, mut v: Self::V) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                v[i] += v[i + half];
+            }
+        }
+        v[0]
+    }
+    #[inline(always)]
+    fn greatest(self, mut v: Self::V) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                v[i] = if v[i] > v[i + half] { v[i] } else { v[i + half] };
+            }
+        }
+        v[0]
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -212,6 +214,27 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     pub(super) unsafe fn run_avx512<O: LaneOp>(op: O) -> O::Output {
         op.run(Avx512(()))
+    }
+
+    /// Folds eight lanes to one: lane `i` and `i + 4`, then `i + 2`, `i + 1`.
+    macro_rules! fold {
+        ($f:ident, $v:expr) => {{
+            let v = $v;
+            let v = $f(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = $f(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32($f(v, _mm_movehdup_ps(v)))
+        }};
+    }
+
+    /// [`Lanes::prefetch`], into the first level.
+    macro_rules! prefetch {
+        () => {
+            #[inline(always)]
+            fn prefetch<T>(self, x: &T) {
+                // SAFETY: a prefetch changes nothing the program can see; SSE is part of every x86-64.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+            }
+        };
     }
 
     /// Applies a two-register intrinsic to both halves.
@@ -330,6 +353,17 @@ mod x86 {
                 (_mm256_castsi256_ps(_mm256_slli_epi32::<23>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(high)))
             }
         }
+        #[inline(always)]
+        fn sum(self, v: Self::V) -> f32 {
+            // SAFETY: as in `splat`.
+            unsafe { fold!(_mm_add_ps, _mm256_add_ps(v.0, v.1)) }
+        }
+        #[inline(always)]
+        fn greatest(self, v: Self::V) -> f32 {
+            // SAFETY: as in `splat`.
+            unsafe { fold!(_mm_max_ps, _mm256_max_ps(v.0, v.1)) }
+        }
+        prefetch!();
     }
 
     impl Lanes for Avx512 {
@@ -418,5 +452,16 @@ mod x86 {
                 _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
             }
         }
+        #[inline(always)]
+        fn sum(self, v: Self::V) -> f32 {
+            // SAFETY: as in `splat`; AVX-512DQ too.
+            unsafe { fold!(_mm_add_ps, _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))) }
+        }
+        #[inline(always)]
+        fn greatest(self, v: Self::V) -> f32 {
+            // SAFETY: as in `sum`.
+            unsafe { fold!(_mm_max_ps, _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))) }
+        }
+        prefetch!();
     }
 }

@@ -14,6 +14,8 @@ mod tests;
 /// is exact in f32.
 pub(super) trait Element: Pod + Default + Send + Sync {
     const SCALED: bool = false;
+    /// The type that others are widened to.
+    const WIDE: bool = false;
     /// Without the scale.
     fn widen(self) -> f32;
     /// [`Self::widen`] of 16 elements.
@@ -51,6 +53,7 @@ impl Element for bf16 {
 }
 
 impl Element for f32 {
+    const WIDE: bool = true;
     #[inline(always)]
     fn widen(self) -> f32 {
         self
