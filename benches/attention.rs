@@ -225,7 +225,7 @@ fn bench_attention(c: &mut Criterion) {
     let _awake = pool.begin_step();
     let ctx = &Ctx { pool: &pool, isa: setting("LLORCH_BENCH_ISA", Isa::detect()) };
     bench_ceilings(c, ctx);
-    for kv_type in [KvType::F16, KvType::F32] {
+    for kv_type in KvType::ALL {
         for case in [TINY_LLAMA, GROUP_4, GROUP_1, LLAMA_3_8B, LLAMA_2_7B] {
             for (sequences, context) in [(1, 2048), (1, 4096), (16, 2048), (16, 4096)] {
                 bench_case(c, ctx, Case { sequences, context, ..case }, kv_type);

@@ -115,46 +115,52 @@ impl QueryState {
     }
 }
 
-/// Lets the strip of queries `q` `[head_dim][states.len()]` attend to the tile of positions from `first`, each up to
-/// its own position. `out` is `[states.len(), head_dim padded to whole vectors]`; the strip is as [`strip_len`] says.
+/// Queries that are worked on together, as many as [`strip_len`] says.
+pub(super) struct Strip<'a> {
+    /// `[head_dim][queries]`.
+    pub(super) q: &'a [f32],
+    pub(super) states: &'a mut [QueryState],
+    /// `[queries, head_dim padded to whole vectors]`.
+    pub(super) out: &'a mut [f32],
+}
+
+/// Lets the strip attend to the tile of positions from `first`, each query up to its own position.
 #[inline(always)]
 pub(super) fn attend<L: Lanes, E: Element>(
     l: L,
-    q: &[f32],
+    mut strip: Strip<'_>,
     tile: &KvTile<'_, E>,
     scale: f32,
     first: usize,
-    states: &mut [QueryState],
-    out: &mut [f32],
     ahead: &mut Ahead<'_>,
 ) {
-    let queries = states.len();
-    let padded = out.len() / queries;
+    let queries = strip.states.len();
     let mut valid = [TILE; STRIP];
-    for (valid, state) in valid.iter_mut().zip(states.iter()) {
+    for (valid, state) in valid.iter_mut().zip(strip.states.iter()) {
         *valid = (state.position as usize + 1).saturating_sub(first).min(TILE);
     }
     let common = valid.iter().fold(TILE, |common, valid| common.min(*valid));
     let mut p = [[0.0; TILE]; STRIP];
     match queries {
         8 if L::ACCUMULATORS >= 8 => {
-            soft_scores::<L, E, 8>(l, q, tile, scale, &valid, states, &mut p, out, ahead);
-            weigh::<L, E, 8>(l, &p, tile, 0..common, out, ahead);
+            soft_scores::<L, E, 8>(l, &mut strip, tile, scale, &valid, &mut p, ahead);
+            weigh::<L, E, 8>(l, &p, tile, 0..common, strip.out, ahead);
         }
         4 if L::ACCUMULATORS >= 4 => {
-            soft_scores::<L, E, 4>(l, q, tile, scale, &valid, states, &mut p, out, ahead);
-            weigh::<L, E, 4>(l, &p, tile, 0..common, out, ahead);
+            soft_scores::<L, E, 4>(l, &mut strip, tile, scale, &valid, &mut p, ahead);
+            weigh::<L, E, 4>(l, &p, tile, 0..common, strip.out, ahead);
         }
         2 if L::ACCUMULATORS >= 2 => {
-            soft_scores::<L, E, 2>(l, q, tile, scale, &valid, states, &mut p, out, ahead);
-            weigh::<L, E, 2>(l, &p, tile, 0..common, out, ahead);
+            soft_scores::<L, E, 2>(l, &mut strip, tile, scale, &valid, &mut p, ahead);
+            weigh::<L, E, 2>(l, &p, tile, 0..common, strip.out, ahead);
         }
-        1 => soft_scores::<L, E, 1>(l, q, tile, scale, &valid, states, &mut p, out, ahead),
+        1 => soft_scores::<L, E, 1>(l, &mut strip, tile, scale, &valid, &mut p, ahead),
         len => unreachable!("a strip of {len} queries"),
     }
     // Where the rows' own positions are: a term past a query's position must not even be added as 0.
     let done = if queries == 1 { 0 } else { common };
-    for (i, out) in out.chunks_exact_mut(padded).enumerate() {
+    let padded = strip.out.len() / queries;
+    for (i, out) in strip.out.chunks_exact_mut(padded).enumerate() {
         if valid[i] > done {
             weigh::<L, E, 1>(l, &p[i..], tile, done..valid[i], out, ahead);
         }
@@ -165,28 +171,27 @@ pub(super) fn attend<L: Lanes, E: Element>(
 #[inline(always)]
 fn soft_scores<L: Lanes, E: Element, const Q: usize>(
     l: L,
-    q: &[f32],
+    strip: &mut Strip<'_>,
     tile: &KvTile<'_, E>,
     scale: f32,
     valid: &[usize; STRIP],
-    states: &mut [QueryState],
     p: &mut [[f32; TILE]; STRIP],
-    out: &mut [f32],
     ahead: &mut Ahead<'_>,
 ) {
     if Q * LANE_VECTORS <= L::ACCUMULATORS {
-        scores::<L, E, Q, LANE_VECTORS>(l, q, tile, p, ahead);
+        scores::<L, E, Q, LANE_VECTORS>(l, strip.q, tile, p, ahead);
     } else {
-        scores::<L, E, Q, 1>(l, q, tile, p, ahead);
+        scores::<L, E, Q, 1>(l, strip.q, tile, p, ahead);
     }
-    let padded = out.len() / Q;
+    let padded = strip.out.len() / Q;
     let mut greatest = [0.0; Q];
     for i in 0..Q {
         greatest[i] = scale_and_mask(l, &mut p[i], scale, valid[i]);
     }
     for i in 0..Q {
         if valid[i] > 0 {
-            soften(l, &mut p[i], greatest[i], valid[i], &mut states[i], &mut out[i * padded..(i + 1) * padded]);
+            let out = &mut strip.out[i * padded..(i + 1) * padded];
+            soften(l, &mut p[i], greatest[i], valid[i], &mut strip.states[i], out);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The queries of a unit and their sums, in strips: the queries that one pass of the kernel works on.
 
 use super::element::Element;
-use super::kernel::{self, Ahead, KvTile, QueryState, strip_len};
+use super::kernel::{self, Ahead, KvTile, QueryState, Strip, strip_len};
 use super::unit::Unit;
 use crate::kernels::lanes::{LANES, LaneOp, Lanes};
 use crate::ops::disjoint::Tile;
@@ -94,7 +94,8 @@ impl<E: Element> LaneOp for AttendTile<'_, E> {
             let (strip_out, rest_out) = out.split_at_mut(len * padded(head_dim));
             let (strip_states, rest_states) = states.split_at_mut(len);
             if strip_states.iter().any(|s| s.position as usize >= first) {
-                kernel::attend(l, strip_q, &tile, scale, first, strip_states, strip_out, &mut ahead);
+                let strip = Strip { q: strip_q, states: strip_states, out: strip_out };
+                kernel::attend(l, strip, &tile, scale, first, &mut ahead);
             }
             (q, out, states) = (rest_q, rest_out, rest_states);
         }
