@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench attention` runs all; `-- decode/f16` a part. `LLORCH_BENCH_ISA` forces a path,
 //! `LLORCH_BENCH_THREADS` the number of threads (default 2). K and V come from memory: each iteration takes the next of
-//! several layers that together exceed the caches. `ceiling/read` and `ceiling/fma` are what this machine can stream and
-//! compute, measured in the same process. Elements per second are operations, two for each multiply-add of
+//! several layers that together exceed the caches. `ceiling/read` and `ceiling/fma` are what this machine can stream
+//! and compute, measured in the same process. Elements per second are operations, two for each multiply-add of
 //! `q K^T` and `p V`; bytes are K and V as stored, each counted once a sequence.
 //!
 //! Names: `decode/TYPE/HEADSxHEAD_DIM/gGROUP/SEQUENCESxCONTEXT`, `prefill/…/ROWS@FIRST_POSITION`.

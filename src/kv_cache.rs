@@ -1,8 +1,8 @@
 //! The storage of the paged KV cache.
 //!
 //! Blocks of `block_size` token places. A layer is one array, `[num_blocks][kv_heads]` of [`Head`]: K transposed, so
-//! that tokens are adjacent for `q K^T`; V a row a token, so that dimensions are adjacent for `p V`. Which block belongs
-//! to which sequence is not known here.
+//! that tokens are adjacent for `q K^T`; V a row a token, so that dimensions are adjacent for `p V`. Which block
+//! belongs to which sequence is not known here.
 
 use std::fmt;
 use std::str::FromStr;
@@ -224,7 +224,8 @@ impl KvCache {
         for _ in 0..shape.layers {
             // Blocks lie anywhere: with small pages nearly every one costs the walk of a page table.
             let mut layer = HugeBuffer::zeroed(layer_bytes).map_err(|_| KvCacheError::OutOfMemory { bytes })?;
-            // All bits set is NaN in every type, or of its scales: a place read before it is written cannot go unnoticed.
+            // All bits set is NaN in every type, or in its scales: a place read before it is written cannot go
+            // unnoticed.
             layer.bytes_mut().fill(0xff);
             layers.push(layer);
         }
