@@ -1,13 +1,16 @@
 //! The storage of the paged KV cache.
 //!
-//! Blocks of `block_size` token places. A layer is one array, `[num_blocks][kv_heads]` of K, then V: K transposed,
-//! `[head_dim][block_size]`, so that tokens are adjacent for `q K^T`; V as `[block_size][head_dim]`, so that dimensions
-//! are adjacent for `p V`. Which block belongs to which sequence is not known here.
+//! Blocks of `block_size` token places. A layer is one array, `[num_blocks][kv_heads]` of [`Head`]: K transposed, so
+//! that tokens are adjacent for `q K^T`; V a row a token, so that dimensions are adjacent for `p V`. Which block
+//! belongs to which sequence is not known here.
 
 use std::fmt;
 use std::str::FromStr;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+use crate::huge_pages::HugeBuffer;
 
 #[cfg(test)]
 mod tests;
@@ -15,20 +18,30 @@ mod tests;
 /// The largest head dimension attention works with.
 pub const MAX_HEAD_DIM: usize = 256;
 
-/// How the elements of K and V are stored.
+/// Elements of a head that share a scale in a type with scales; the last ones of a head may be fewer.
+pub const SCALE_BLOCK: usize = 32;
+
+/// How the elements of K and V are stored: KV-1 and KV-2 of `specs/numerics.md`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KvType {
     /// Rounded to the nearest f16, ties to even.
     F16,
+    /// Rounded to the nearest bf16, ties to even.
+    BF16,
     F32,
+    /// Integers of 8 bits, with an f16 scale for each [`SCALE_BLOCK`].
+    Q8_0,
 }
 
 impl KvType {
-    /// Bytes of one element.
-    pub const fn bytes(self) -> usize {
+    pub const ALL: [Self; 4] = [Self::F16, Self::BF16, Self::F32, Self::Q8_0];
+
+    /// Bytes of one element, its scale apart.
+    const fn bytes(self) -> usize {
         match self {
-            Self::F16 => 2,
+            Self::F16 | Self::BF16 => 2,
             Self::F32 => 4,
+            Self::Q8_0 => 1,
         }
     }
 }
@@ -37,7 +50,9 @@ impl fmt::Display for KvType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F16 => "f16",
+            Self::BF16 => "bf16",
             Self::F32 => "f32",
+            Self::Q8_0 => "q8_0",
         })
     }
 }
@@ -49,8 +64,9 @@ impl FromStr for KvType {
     fn from_str(text: &str) -> Result<Self, KvCacheError> {
         match text {
             "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::BF16),
             "f32" => Ok(Self::F32),
-            "bf16" | "q8_0" => Err(KvCacheError::NotBuilt(text.into())),
+            "q8_0" => Ok(Self::Q8_0),
             _ => Err(KvCacheError::UnknownType(text.into())),
         }
     }
@@ -59,9 +75,7 @@ impl FromStr for KvType {
 /// A cache cannot be made.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KvCacheError {
-    #[error("--kv-type {0}: not built yet; one of f16, f32")]
-    NotBuilt(String),
-    #[error("--kv-type {0}: unknown; one of f16, f32")]
+    #[error("--kv-type {0}: unknown; one of f16, bf16, f32, q8_0")]
     UnknownType(String),
     #[error("KV cache: {0} must not be 0")]
     Zero(&'static str),
@@ -97,9 +111,15 @@ impl KvShape {
         all.and_then(|bytes| u64::try_from(bytes).ok()).ok_or(overflow)
     }
 
-    /// Elements of one block in one layer, K and V of all heads.
+    /// Elements of one head in one block of a layer: those of a [`Head`], a scale counting as two of Q8_0.
+    fn head_len(&self) -> Option<usize> {
+        let scales = if self.kv_type == KvType::Q8_0 { 2 * self.head_dim.div_ceil(SCALE_BLOCK) } else { 0 };
+        self.block_size.checked_mul(2 * (self.head_dim + scales))
+    }
+
+    /// Elements of one block in one layer: all its heads.
     fn block_len(&self) -> Option<usize> {
-        self.kv_heads.checked_mul(2)?.checked_mul(self.head_dim)?.checked_mul(self.block_size)
+        self.kv_heads.checked_mul(self.head_len()?)
     }
 
     fn check(&self) -> Result<(), KvCacheError> {
@@ -116,30 +136,70 @@ impl KvShape {
     }
 }
 
-/// A cache line: the unit of allocation, so that a row of K of 32 f16 is one line.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
 /// The storage of K and V for every block of the pool.
 pub struct KvCache {
     shape: KvShape,
     num_blocks: usize,
     block_len: usize,
-    layers: Vec<Vec<Line>>,
+    layers: Vec<HugeBuffer>,
 }
 
-/// The elements of a layer: `[num_blocks][kv_heads]` of `{K [head_dim][block_size], V [block_size][head_dim]}`.
+/// The elements of a layer: `[num_blocks][kv_heads]` of what [`Head::of`] takes.
 pub enum LayerKv<'a> {
-    /// Bits of f16.
-    F16(&'a [u16]),
+    F16(&'a [f16]),
+    BF16(&'a [bf16]),
     F32(&'a [f32]),
+    /// The scales are cast: two elements each.
+    Q8_0(&'a [i8]),
 }
 
 /// [`LayerKv`] for writing.
 pub enum LayerKvMut<'a> {
-    F16(&'a mut [u16]),
+    F16(&'a mut [f16]),
+    BF16(&'a mut [bf16]),
     F32(&'a mut [f32]),
+    Q8_0(&'a mut [i8]),
+}
+
+/// One head's part of a block.
+pub struct Head<'a, E> {
+    /// `[head_dim][block_size]`.
+    pub k: &'a [E],
+    /// `[block_size][head_dim]`.
+    pub v: &'a [E],
+    /// `[ceil(head_dim / SCALE_BLOCK)][block_size]`: of K, and of V; empty for types without scales.
+    pub k_scales: &'a [f16],
+    pub v_scales: &'a [f16],
+}
+
+/// [`Head`] for writing.
+pub struct HeadMut<'a, E> {
+    pub k: &'a mut [E],
+    pub v: &'a mut [E],
+    pub k_scales: &'a mut [f16],
+    pub v_scales: &'a mut [f16],
+}
+
+impl<'a, E: Pod> Head<'a, E> {
+    /// The parts of `elements`, one head of a block: `block_len / kv_heads`.
+    pub fn of(shape: &KvShape, elements: &'a [E]) -> Self {
+        let (k, rest) = elements.split_at(shape.head_dim * shape.block_size);
+        let (v, scales) = rest.split_at(k.len());
+        let scales: &[f16] = bytemuck::cast_slice(scales);
+        let (k_scales, v_scales) = scales.split_at(scales.len() / 2);
+        Self { k, v, k_scales, v_scales }
+    }
+}
+
+impl<'a, E: Pod> HeadMut<'a, E> {
+    /// As [`Head::of`].
+    pub fn of(shape: &KvShape, elements: &'a mut [E]) -> Self {
+        let (k, rest) = elements.split_at_mut(shape.head_dim * shape.block_size);
+        let (v, scales) = rest.split_at_mut(k.len());
+        let scales: &mut [f16] = bytemuck::cast_slice_mut(scales);
+        let (k_scales, v_scales) = scales.split_at_mut(scales.len() / 2);
+        Self { k, v, k_scales, v_scales }
+    }
 }
 
 impl KvCache {
@@ -162,11 +222,11 @@ impl KvCache {
             .ok_or_else(overflow)?;
         let mut layers = Vec::new();
         for _ in 0..shape.layers {
-            let lines = layer_bytes.div_ceil(size_of::<Line>());
-            let mut layer: Vec<Line> = Vec::new();
-            layer.try_reserve_exact(lines).map_err(|_| KvCacheError::OutOfMemory { bytes })?;
-            // All bits set is NaN in f16 and f32: a place read before it is written cannot go unnoticed.
-            layer.resize(lines, Line([0xff; 64]));
+            // Blocks lie anywhere: with small pages nearly every one costs the walk of a page table.
+            let mut layer = HugeBuffer::zeroed(layer_bytes).map_err(|_| KvCacheError::OutOfMemory { bytes })?;
+            // All bits set is NaN in every type, or in its scales: a place read before it is written cannot go
+            // unnoticed.
+            layer.bytes_mut().fill(0xff);
             layers.push(layer);
         }
         Ok(Self { shape, num_blocks, block_len, layers })
@@ -187,31 +247,34 @@ impl KvCache {
 
     /// Bytes of all blocks.
     pub fn bytes(&self) -> u64 {
-        self.layers.iter().map(|layer| size_of_val(layer.as_slice()) as u64).sum()
+        self.layers.iter().map(|layer| layer.bytes().len() as u64).sum()
     }
 
-    /// Elements of one block in a layer: `2 * kv_heads * head_dim * block_size`.
+    /// Elements of one block in a layer: `kv_heads` times those of a [`Head`].
     pub fn block_len(&self) -> usize {
         self.block_len
     }
 
     /// The elements of `layer` (`0..layers`).
     pub fn layer(&self, layer: usize) -> LayerKv<'_> {
-        let len = self.num_blocks * self.block_len;
-        let lines = &self.layers[layer];
+        let bytes = &self.layers[layer].bytes()[..self.num_blocks * self.block_len * self.shape.kv_type.bytes()];
         match self.shape.kv_type {
-            KvType::F16 => LayerKv::F16(&bytemuck::cast_slice(lines)[..len]),
-            KvType::F32 => LayerKv::F32(&bytemuck::cast_slice(lines)[..len]),
+            KvType::F16 => LayerKv::F16(bytemuck::cast_slice(bytes)),
+            KvType::BF16 => LayerKv::BF16(bytemuck::cast_slice(bytes)),
+            KvType::F32 => LayerKv::F32(bytemuck::cast_slice(bytes)),
+            KvType::Q8_0 => LayerKv::Q8_0(bytemuck::cast_slice(bytes)),
         }
     }
 
     /// The elements of `layer` (`0..layers`), for writing.
     pub fn layer_mut(&mut self, layer: usize) -> LayerKvMut<'_> {
-        let len = self.num_blocks * self.block_len;
-        let lines = &mut self.layers[layer];
+        let len = self.num_blocks * self.block_len * self.shape.kv_type.bytes();
+        let bytes = &mut self.layers[layer].bytes_mut()[..len];
         match self.shape.kv_type {
-            KvType::F16 => LayerKvMut::F16(&mut bytemuck::cast_slice_mut(lines)[..len]),
-            KvType::F32 => LayerKvMut::F32(&mut bytemuck::cast_slice_mut(lines)[..len]),
+            KvType::F16 => LayerKvMut::F16(bytemuck::cast_slice_mut(bytes)),
+            KvType::BF16 => LayerKvMut::BF16(bytemuck::cast_slice_mut(bytes)),
+            KvType::F32 => LayerKvMut::F32(bytemuck::cast_slice_mut(bytes)),
+            KvType::Q8_0 => LayerKvMut::Q8_0(bytemuck::cast_slice_mut(bytes)),
         }
     }
 }

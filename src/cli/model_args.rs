@@ -34,7 +34,7 @@ pub struct ModelArgs {
     /// Memory of the KV cache, such as 512MiB or 2GiB [default: what the machine or its cgroup leaves, within reason].
     #[arg(long, value_name = "SIZE")]
     pub kv_cache: Option<ByteSize>,
-    /// Type of the cached K and V: f16 or f32.
+    /// Type of the cached K and V: f16, bf16, q8_0 (half the memory of f16) or f32 (twice).
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub kv_type: String,
     /// Tokens in a KV block.

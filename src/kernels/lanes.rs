@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::{Isa, Path};
-use half::f16;
+use half::{bf16, f16};
 
 #[cfg(test)]
 mod tests;
@@ -24,7 +24,10 @@ pub trait Lanes: Copy {
     fn splat(self, x: f32) -> Self::V;
     fn load(self, x: &[f32; LANES]) -> Self::V;
     /// Widens exactly.
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V;
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V;
+    /// Widens exactly.
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::V;
+    fn load_i8(self, x: &[i8; LANES]) -> Self::V;
     fn store(self, v: Self::V, out: &mut [f32; LANES]);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
@@ -59,30 +62,14 @@ pub trait Lanes: Copy {
     }
 
     /// The sum of the lanes, by halving: lane `i` and `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
-    #[inline(always)]
-    fn sum(self, v: Self::V) -> f32 {
-        let mut x = [0.0; LANES];
-        self.store(v, &mut x);
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                x[i] += x[i + half];
-            }
-        }
-        x[0]
-    }
+    fn sum(self, v: Self::V) -> f32;
 
-    /// The greatest lane.
+    /// The greatest lane: the tree of [`Self::sum`] with [`Self::max`] in place of the addition.
+    fn greatest(self, v: Self::V) -> f32;
+
+    /// Asks for the cache line of `x`, which is about to be read. Changes nothing.
     #[inline(always)]
-    fn greatest(self, v: Self::V) -> f32 {
-        let mut x = [0.0; LANES];
-        self.store(v, &mut x);
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                x[i] = if x[i] > x[i + half] { x[i] } else { x[i + half] };
-            }
-        }
-        x[0]
-    }
+    fn prefetch<T>(self, _x: &T) {}
 }
 
 /// A computation over [`Lanes`]. `run` must be `#[inline(always)]`, and so must be what it calls with `Lanes`, or it is
@@ -120,7 +107,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; LANES] {
 
 impl Lanes for Scalar {
     type V = [f32; LANES];
-    const ACCUMULATORS: usize = 4;
+    const ACCUMULATORS: usize = 1;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -131,8 +118,16 @@ impl Lanes for Scalar {
         *x
     }
     #[inline(always)]
-    fn load_f16(self, x: &[u16; LANES]) -> Self::V {
-        each(|i| f16::from_bits(x[i]).to_f32())
+    fn load_f16(self, x: &[f16; LANES]) -> Self::V {
+        each(|i| x[i].to_f32())
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16; LANES]) -> Self::V {
+        each(|i| f32::from_bits(u32::from(x[i].to_bits()) << 16))
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> Self::V {
+        each(|i| f32::from(x[i]))
     }
     #[inline(always)]
     fn store(self, v: Self::V, out: &mut [f32; LANES]) {
@@ -174,11 +169,29 @@ impl Lanes for Scalar {
     fn half_power_of_two(self, shifted: Self::V) -> Self::V {
         each(|i| f32::from_bits(shifted[i].to_bits().wrapping_add(126) << 23))
     }
+    #[inline(always)]
+    fn sum(self, mut v: Self::V) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                v[i] += v[i + half];
+            }
+        }
+        v[0]
+    }
+    #[inline(always)]
+    fn greatest(self, mut v: Self::V) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                v[i] = if v[i] > v[i + half] { v[i] } else { v[i + half] };
+            }
+        }
+        v[0]
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{LANES, LaneOp, Lanes};
+    use super::{LANES, LaneOp, Lanes, bf16, f16};
     use core::arch::x86_64::*;
 
     /// AVX2, FMA and F16C: two registers a vector. Only made by [`run_avx2`].
@@ -201,6 +214,27 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     pub(super) unsafe fn run_avx512<O: LaneOp>(op: O) -> O::Output {
         op.run(Avx512(()))
+    }
+
+    /// Folds eight lanes to one: lane `i` and `i + 4`, then `i + 2`, `i + 1`.
+    macro_rules! fold {
+        ($f:ident, $v:expr) => {{
+            let v = $v;
+            let v = $f(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = $f(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32($f(v, _mm_movehdup_ps(v)))
+        }};
+    }
+
+    /// [`Lanes::prefetch`], into the first level.
+    macro_rules! prefetch {
+        () => {
+            #[inline(always)]
+            fn prefetch<T>(self, x: &T) {
+                // SAFETY: a prefetch changes nothing the program can see; SSE is part of every x86-64.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(x).cast()) };
+            }
+        };
     }
 
     /// Applies a two-register intrinsic to both halves.
@@ -227,12 +261,30 @@ mod x86 {
             unsafe { (_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))) }
         }
         #[inline(always)]
-        fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+        fn load_f16(self, x: &[f16; LANES]) -> Self::V {
             // SAFETY: a value of type Avx2 exists only where the CPU has F16C; the loads read x[0..8] and x[8..16].
             unsafe {
                 let low = _mm_loadu_si128(x.as_ptr().cast());
                 let high = _mm_loadu_si128(x.as_ptr().add(8).cast());
                 (_mm256_cvtph_ps(low), _mm256_cvtph_ps(high))
+            }
+        }
+        #[inline(always)]
+        fn load_bf16(self, x: &[bf16; LANES]) -> Self::V {
+            // SAFETY: as in `splat`; the loads read x[0..8] and x[8..16]: bf16 is 16 bits, the upper half of an f32.
+            unsafe {
+                let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+                let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
+                (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)))
+            }
+        }
+        #[inline(always)]
+        fn load_i8(self, x: &[i8; LANES]) -> Self::V {
+            // SAFETY: as in `splat`; the loads read x[0..8] and x[8..16].
+            unsafe {
+                let low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast()));
+                let high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().add(8).cast()));
+                (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
             }
         }
         #[inline(always)]
@@ -301,6 +353,17 @@ mod x86 {
                 (_mm256_castsi256_ps(_mm256_slli_epi32::<23>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(high)))
             }
         }
+        #[inline(always)]
+        fn sum(self, v: Self::V) -> f32 {
+            // SAFETY: as in `splat`.
+            unsafe { fold!(_mm_add_ps, _mm256_add_ps(v.0, v.1)) }
+        }
+        #[inline(always)]
+        fn greatest(self, v: Self::V) -> f32 {
+            // SAFETY: as in `splat`.
+            unsafe { fold!(_mm_max_ps, _mm256_max_ps(v.0, v.1)) }
+        }
+        prefetch!();
     }
 
     impl Lanes for Avx512 {
@@ -318,9 +381,22 @@ mod x86 {
             unsafe { _mm512_loadu_ps(x.as_ptr()) }
         }
         #[inline(always)]
-        fn load_f16(self, x: &[u16; LANES]) -> Self::V {
+        fn load_f16(self, x: &[f16; LANES]) -> Self::V {
             // SAFETY: as in `splat`; the unaligned load reads the 16 elements (32 bytes).
             unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+        }
+        #[inline(always)]
+        fn load_bf16(self, x: &[bf16; LANES]) -> Self::V {
+            // SAFETY: as in `splat`; the unaligned load reads the 16 elements, each the upper half of an f32.
+            unsafe {
+                let halves = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(halves))
+            }
+        }
+        #[inline(always)]
+        fn load_i8(self, x: &[i8; LANES]) -> Self::V {
+            // SAFETY: as in `splat`; the unaligned load reads the 16 elements.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
         }
         #[inline(always)]
         fn store(self, v: Self::V, out: &mut [f32; LANES]) {
@@ -376,5 +452,16 @@ mod x86 {
                 _mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased))
             }
         }
+        #[inline(always)]
+        fn sum(self, v: Self::V) -> f32 {
+            // SAFETY: as in `splat`; AVX-512DQ too.
+            unsafe { fold!(_mm_add_ps, _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))) }
+        }
+        #[inline(always)]
+        fn greatest(self, v: Self::V) -> f32 {
+            // SAFETY: as in `sum`.
+            unsafe { fold!(_mm_max_ps, _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))) }
+        }
+        prefetch!();
     }
 }

@@ -11,12 +11,34 @@ fn sizes() {
     for layer in 0..2 {
         let LayerKvMut::F16(elements) = cache.layer_mut(layer) else { panic!("f16 asked for") };
         assert_eq!(elements.len(), 7 * 240);
-        assert!(elements.iter().all(|&bits| half::f16::from_bits(bits).is_nan()));
+        assert!(elements.iter().all(|x| x.is_nan()));
     }
     let cache = KvCache::new(KvShape { kv_type: KvType::F32, ..SHAPE }, 7).unwrap();
     let LayerKv::F32(elements) = cache.layer(1) else { panic!("f32 asked for") };
     assert!(elements.len() == 7 * 240 && elements.iter().all(|x| x.is_nan()));
     assert!(elements.as_ptr().addr().is_multiple_of(64));
+    let cache = KvCache::new(KvShape { kv_type: KvType::BF16, ..SHAPE }, 7).unwrap();
+    let LayerKv::BF16(elements) = cache.layer(1) else { panic!("bf16 asked for") };
+    assert!(elements.len() == 7 * 240 && elements.iter().all(|x| x.is_nan()));
+}
+
+#[test]
+fn q8_0_has_scales_beside_the_integers() {
+    // Blocks of 32, 32 and 6 elements.
+    let shape = KvShape { kv_type: KvType::Q8_0, head_dim: 70, ..SHAPE };
+    assert_eq!(shape.block_bytes(), Ok(2 * 2 * 3 * 5 * (70 + 3 * 2)));
+    let cache = KvCache::new(shape, 7).unwrap();
+    let LayerKv::Q8_0(elements) = cache.layer(1) else { panic!("q8_0 asked for") };
+    let head_len = cache.block_len() / shape.kv_heads;
+    assert_eq!(elements.len(), 7 * 3 * head_len);
+    for head in elements.chunks_exact(head_len) {
+        let Head { k, v, k_scales, v_scales } = Head::of(&shape, head);
+        assert_eq!([k.len(), v.len(), k_scales.len(), v_scales.len()], [350, 350, 15, 15]);
+        assert!(k_scales.iter().chain(v_scales).all(|scale| scale.is_nan()));
+    }
+    let shape = KvShape { kv_type: KvType::Q8_0, head_dim: 128, block_size: 32, kv_heads: 1, layers: 1 };
+    let bytes_an_element = shape.block_bytes().unwrap() as f64 / (2.0 * 32.0 * 128.0);
+    assert_eq!(bytes_an_element, 1.0625);
 }
 
 #[test]
@@ -36,9 +58,9 @@ fn impossible_shapes_are_refused() {
 
 #[test]
 fn types_are_read_by_name() {
-    assert_eq!("f16".parse(), Ok(KvType::F16));
-    assert_eq!("f32".parse(), Ok(KvType::F32));
-    let error = |text: &str| text.parse::<KvType>().unwrap_err().to_string();
-    assert_eq!(error("bf16"), "--kv-type bf16: not built yet; one of f16, f32");
-    assert_eq!(error("f8"), "--kv-type f8: unknown; one of f16, f32");
+    for kv_type in KvType::ALL {
+        assert_eq!(kv_type.to_string().parse(), Ok(kv_type));
+    }
+    let error = "f8".parse::<KvType>().unwrap_err().to_string();
+    assert_eq!(error, "--kv-type f8: unknown; one of f16, bf16, f32, q8_0");
 }

@@ -3,8 +3,11 @@
 //! The order of every operation is a function of the row's own position (`specs/numerics.md`, "Attention"): rows may be
 //! computed together or one by one, in any blocks and on any number of threads, with the same bits.
 
+mod element;
 mod kernel;
+mod strips;
 mod unit;
+mod widened;
 mod write;
 
 pub use write::write_kv;
@@ -12,7 +15,6 @@ pub use write::write_kv;
 use std::cell::RefCell;
 
 use super::Ctx;
-use crate::kernels::lanes;
 use crate::kv_cache::{KvCache, KvShape, LayerKv};
 use crate::types::ForwardBatch;
 use unit::{Scratch, Unit};
@@ -20,8 +22,8 @@ use unit::{Scratch, Unit};
 #[cfg(test)]
 mod tests;
 
-/// Query rows times heads of one unit of work: enough to use each load of K and V several times.
-const QUERIES_PER_UNIT: usize = 16;
+/// Query rows times heads of one unit of work: enough to use each tile that was widened many times.
+const QUERIES_PER_UNIT: usize = 64;
 
 thread_local! {
     /// Work memory of a worker. It grows to its final size in the first steps.
@@ -78,8 +80,10 @@ pub fn paged_attention(
                     scale,
                 };
                 match kv.layer(layer) {
-                    LayerKv::F16(elements) => lanes::run(ctx.isa, unit.over(elements, scratch, tile)),
-                    LayerKv::F32(elements) => lanes::run(ctx.isa, unit.over(elements, scratch, tile)),
+                    LayerKv::F16(elements) => unit.attend(ctx.isa, elements, scratch, tile),
+                    LayerKv::BF16(elements) => unit.attend(ctx.isa, elements, scratch, tile),
+                    LayerKv::F32(elements) => unit.attend(ctx.isa, elements, scratch, tile),
+                    LayerKv::Q8_0(elements) => unit.attend(ctx.isa, elements, scratch, tile),
                 }
             });
         });

@@ -27,9 +27,9 @@ const POLYNOMIAL: [f32; 5] = [0.5, 0.166_665_76, 0.041_666_556, 0.008_363_203, 0
 pub fn exp<L: Lanes>(l: L, x: L::V) -> L::V {
     let zero_below = l.splat(EXP_ZERO_BELOW);
     let infinite_above = l.splat(EXP_INFINITE_ABOVE);
-    // Comparisons in this order leave a NaN in place.
+    // In this order both leave a NaN in place.
     let clamped = l.if_greater(x, infinite_above, infinite_above, x);
-    let clamped = l.if_greater(zero_below, clamped, zero_below, clamped);
+    let clamped = l.max(zero_below, clamped);
 
     // x = n ln 2 + r
     let shifted = l.fma(clamped, l.splat(std::f32::consts::LOG2_E), l.splat(ROUND));

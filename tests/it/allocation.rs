@@ -57,7 +57,8 @@ fn law_6_a_warm_decode_step_allocates_nothing() {
         for (weight_type, second_type, kv_type, block_size) in [
             (WeightType::F32, None, KvType::F16, 32),
             (WeightType::Q8_0, None, KvType::F32, 32),
-            (WeightType::BF16, None, KvType::F16, 5),
+            (WeightType::BF16, None, KvType::BF16, 5),
+            (WeightType::F16, None, KvType::Q8_0, 32),
             (WeightType::Q4K, Some(WeightType::Q5_0), KvType::F16, 32),
         ] {
             let tiny = TinyModel { weight_type, second_type, kv_type, ..TinyModel::default() };

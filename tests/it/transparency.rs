@@ -127,7 +127,7 @@ fn law_1_batch_sizes_1_to_64() {
 fn law_1_threads_chunks_and_block_sizes() {
     for isa in isas() {
         for weight_type in TYPES {
-            for kv_type in [KvType::F16, KvType::F32] {
+            for kv_type in KvType::ALL {
                 let tiny = TinyModel { weight_type, kv_type, ..TinyModel::default() };
                 let mut runs = Vec::new();
                 for threads in [1, 2, 3] {

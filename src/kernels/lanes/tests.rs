@@ -31,7 +31,9 @@ impl LaneOp for Everything {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) -> Vec<f32> {
         let (a, b) = (l.load(&self.a), l.load(&self.b));
-        let halves: [u16; LANES] = std::array::from_fn(|i| f16::from_f32(self.a[i]).to_bits());
+        let halves: [f16; LANES] = std::array::from_fn(|i| f16::from_f32(self.a[i]));
+        let short: [bf16; LANES] = std::array::from_fn(|i| bf16::from_f32(self.a[i]));
+        let integers: [i8; LANES] = std::array::from_fn(|i| (i * 17) as u8 as i8);
         let shifted: [f32; LANES] = std::array::from_fn(|i| 12_582_912.0 + (i as f32 * 16.0 - 120.0));
         let mut all = vec![l.sum(a), l.sum(b), l.greatest(a), l.greatest(b)];
         let mut keep = |v: L::V| {
@@ -43,6 +45,8 @@ impl LaneOp for Everything {
             keep(v);
         }
         keep(l.load_f16(&halves));
+        keep(l.load_bf16(&short));
+        keep(l.load_i8(&integers));
         keep(l.half_power_of_two(l.load(&shifted)));
         keep(l.if_greater(a, b, l.splat(1.0), l.splat(2.0)));
         for count in [0, 1, 7, 8, 9, 15, 16, 99] {

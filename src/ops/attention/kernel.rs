@@ -1,103 +1,100 @@
 //! The arithmetic of attention: a strip of queries over one tile of positions, and the merging of chunks.
 
+use std::ops::Range;
+
 use half::f16;
 
+use super::element::Element;
 use crate::kernels::lanes::{LANES, Lanes};
+use crate::kv_cache::SCALE_BLOCK;
 use crate::ops::exp::exp;
 
 /// Positions of a tile, aligned to absolute positions.
 pub(super) const TILE: usize = 32;
 /// Vectors of a row of scores.
-pub(super) const LANE_VECTORS: usize = TILE / LANES;
+const LANE_VECTORS: usize = TILE / LANES;
 /// The most queries of a strip.
-const STRIP: usize = 8;
+pub(super) const STRIP: usize = 8;
 /// Tiles of a chunk: a chunk of 256 positions is summed by itself.
 pub(super) const CHUNK_TILES: usize = 8;
 
-/// Calls `f::<L, _, Q>` with the constant `Q` equal to `$queries`, 1 to [`STRIP`].
-macro_rules! for_strip_len {
-    (@ $l:ident, $queries:ident, $f:ident, $args:tt, $($q:literal)*) => {
-        match $queries {
-            $($q => $f::<$l, E, $q> $args,)*
-            len => unreachable!("a strip of {len} queries"),
-        }
-    };
-    ($l:ident, $queries:ident, $f:ident $args:tt) => {
-        // Two accumulators a query: see `strip_len`.
-        if $l::ACCUMULATORS >= LANE_VECTORS * STRIP {
-            for_strip_len!(@ $l, $queries, $f, $args, 1 2 3 4 5 6 7 8)
-        } else {
-            for_strip_len!(@ $l, $queries, $f, $args, 1 2)
-        }
-    };
-}
-
-/// Queries of the next strip, of `left`: as many as the accumulators of the score kernel hold.
+/// Queries of the next strip, of `left`: a power of two, for which there is a kernel.
 pub(super) fn strip_len<L: Lanes>(left: usize) -> usize {
-    (L::ACCUMULATORS / LANE_VECTORS).min(STRIP).min(left)
+    let most = left.min(L::ACCUMULATORS).min(STRIP);
+    1 << most.ilog2()
 }
 
-/// An element of the cache.
-pub(super) trait Element: Copy + Default + Sync {
-    fn widen(self) -> f32;
-    fn load<L: Lanes>(l: L, x: &[Self; LANES]) -> L::V;
-    /// The work memory for elements of this type.
-    fn gathered(buffers: &mut Gathered) -> &mut Vec<Self>;
+/// The K and V of the tile after the current one, fetched into the cache little by little: the blocks of a sequence lie
+/// anywhere, and the hardware does not see where the next one is.
+pub(super) struct Ahead<'a>(std::slice::Chunks<'a, u8>);
 
-    /// Fewer than 16 elements; the other lanes are 0.
+impl<'a> Ahead<'a> {
+    /// A cache line.
+    const LINE: usize = 64;
+
+    /// The lines of `elements`, spread over the steps that a strip of 8 takes over a tile: bursts would fill the miss
+    /// buffers and hold up the loads of the current tile.
+    pub(super) fn new<E: Element>(elements: &'a [E], head_dim: usize) -> Self {
+        let bytes: &[u8] = bytemuck::cast_slice(elements);
+        let lines = bytes.len() / Self::LINE / (2 * head_dim);
+        Self(bytes.chunks(lines.max(1) * Self::LINE))
+    }
+
     #[inline(always)]
-    fn load_part<L: Lanes>(l: L, x: &[Self]) -> L::V {
-        let mut padded = [0.0; LANES];
-        for (out, x) in padded.iter_mut().zip(x) {
-            *out = x.widen();
+    fn step<L: Lanes>(&mut self, l: L) {
+        if let Some(lines) = self.0.next() {
+            for line in lines.chunks(Self::LINE) {
+                l.prefetch(&line[0]);
+            }
         }
-        l.load(&padded)
     }
-}
-
-/// The bits of an f16.
-impl Element for u16 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        f16::from_bits(self).to_f32()
-    }
-    #[inline(always)]
-    fn load<L: Lanes>(l: L, x: &[Self; LANES]) -> L::V {
-        l.load_f16(x)
-    }
-    fn gathered(buffers: &mut Gathered) -> &mut Vec<Self> {
-        &mut buffers.f16
-    }
-}
-
-impl Element for f32 {
-    #[inline(always)]
-    fn widen(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    fn load<L: Lanes>(l: L, x: &[Self; LANES]) -> L::V {
-        l.load(x)
-    }
-    fn gathered(buffers: &mut Gathered) -> &mut Vec<Self> {
-        &mut buffers.f32
-    }
-}
-
-/// A tile gathered from blocks that tiles do not fit: K `[head_dim][TILE]`, then V `[TILE][head_dim]`.
-#[derive(Default)]
-pub(super) struct Gathered {
-    f16: Vec<u16>,
-    f32: Vec<f32>,
 }
 
 /// K and V of [`TILE`] positions; those that are not valid for a query may hold anything.
 pub(super) struct KvTile<'a, E> {
-    /// Row `d` is `k[d * k_stride ..][.. TILE]`.
+    /// Row `d` is `k[d * k_stride ..][.. TILE]`; of the scales, row `d / SCALE_BLOCK` likewise.
     pub(super) k: &'a [E],
+    pub(super) k_scales: &'a [f16],
     pub(super) k_stride: usize,
-    /// `[TILE, head_dim]`.
+    /// `[TILE][v_stride]`: whole vectors; of the scales, row `d / SCALE_BLOCK` is as that of K.
     pub(super) v: &'a [E],
+    pub(super) v_scales: &'a [f16],
+    pub(super) v_stride: usize,
+}
+
+impl<E: Element> KvTile<'_, E> {
+    /// The `N` vectors from `vector` of row `d` of K.
+    #[inline(always)]
+    pub(super) fn k_row<L: Lanes, const N: usize>(&self, l: L, d: usize, vector: usize) -> [L::V; N] {
+        let (k, _) = self.k[d * self.k_stride + vector * LANES..][..N * LANES].as_chunks::<LANES>();
+        let mut row = [l.splat(0.0); N];
+        for n in 0..N {
+            row[n] = E::load(l, &k[n]);
+        }
+        if E::SCALED {
+            let at = d / SCALE_BLOCK * self.k_stride + vector * LANES;
+            let (scales, _) = self.k_scales[at..][..N * LANES].as_chunks::<LANES>();
+            for n in 0..N {
+                row[n] = l.mul(row[n], l.load_f16(&scales[n]));
+            }
+        }
+        row
+    }
+
+    /// The `N` vectors from `vector` of row `t` of V.
+    #[inline(always)]
+    pub(super) fn v_row<L: Lanes, const N: usize>(&self, l: L, t: usize, vector: usize) -> [L::V; N] {
+        let (v, _) = self.v[t * self.v_stride + vector * LANES..][..N * LANES].as_chunks::<LANES>();
+        let mut row = [l.splat(0.0); N];
+        for n in 0..N {
+            row[n] = E::load(l, &v[n]);
+            if E::SCALED {
+                let scale = self.v_scales[(vector + n) * LANES / SCALE_BLOCK * self.k_stride + t];
+                row[n] = l.mul(row[n], l.splat(scale.to_f32()));
+            }
+        }
+        row
+    }
 }
 
 /// The online softmax of one query, in the current chunk and over the chunks before.
@@ -118,126 +115,194 @@ impl QueryState {
     }
 }
 
-/// Lets the strip of queries `q` `[head_dim][states.len()]` attend to the tile of positions from `first`, each up to
-/// its own position. `out` is `[states.len(), head_dim padded to whole vectors]`. At most [`STRIP`] queries.
+/// Queries that are worked on together, as many as [`strip_len`] says.
+pub(super) struct Strip<'a> {
+    /// `[head_dim][queries]`.
+    pub(super) q: &'a [f32],
+    pub(super) states: &'a mut [QueryState],
+    /// `[queries, head_dim padded to whole vectors]`.
+    pub(super) out: &'a mut [f32],
+}
+
+/// Lets the strip attend to the tile of positions from `first`, each query up to its own position.
 #[inline(always)]
 pub(super) fn attend<L: Lanes, E: Element>(
     l: L,
-    q: &[f32],
+    mut strip: Strip<'_>,
     tile: &KvTile<'_, E>,
     scale: f32,
     first: usize,
-    states: &mut [QueryState],
-    out: &mut [f32],
+    ahead: &mut Ahead<'_>,
 ) {
-    let queries = states.len();
-    let (head_dim, padded) = (q.len() / queries, out.len() / queries);
-    let mut valid = [0; STRIP];
-    for (valid, state) in valid.iter_mut().zip(states.iter()) {
+    let queries = strip.states.len();
+    let mut valid = [TILE; STRIP];
+    for (valid, state) in valid.iter_mut().zip(strip.states.iter()) {
         *valid = (state.position as usize + 1).saturating_sub(first).min(TILE);
     }
-    let valid = &valid[..queries];
+    let common = valid.iter().fold(TILE, |common, valid| common.min(*valid));
     let mut p = [[0.0; TILE]; STRIP];
-    for_strip_len!(L, queries, scores(l, q, tile, &mut p));
-    for i in 0..queries {
-        if valid[i] > 0 {
-            soften(l, &mut p[i], scale, valid[i], &mut states[i], &mut out[i * padded..(i + 1) * padded]);
+    match queries {
+        8 if L::ACCUMULATORS >= 8 => {
+            soft_scores::<L, E, 8>(l, &mut strip, tile, scale, &valid, &mut p, ahead);
+            weigh::<L, E, 8>(l, &p, tile, 0..common, strip.out, ahead);
+        }
+        4 if L::ACCUMULATORS >= 4 => {
+            soft_scores::<L, E, 4>(l, &mut strip, tile, scale, &valid, &mut p, ahead);
+            weigh::<L, E, 4>(l, &p, tile, 0..common, strip.out, ahead);
+        }
+        2 if L::ACCUMULATORS >= 2 => {
+            soft_scores::<L, E, 2>(l, &mut strip, tile, scale, &valid, &mut p, ahead);
+            weigh::<L, E, 2>(l, &p, tile, 0..common, strip.out, ahead);
+        }
+        1 => soft_scores::<L, E, 1>(l, &mut strip, tile, scale, &valid, &mut p, ahead),
+        len => unreachable!("a strip of {len} queries"),
+    }
+    // Where the rows' own positions are: a term past a query's position must not even be added as 0.
+    let done = if queries == 1 { 0 } else { common };
+    let padded = strip.out.len() / queries;
+    for (i, out) in strip.out.chunks_exact_mut(padded).enumerate() {
+        if valid[i] > done {
+            weigh::<L, E, 1>(l, &p[i..], tile, done..valid[i], out, ahead);
         }
     }
-    if valid.iter().all(|n| *n == valid[0]) {
-        let v = &tile.v[..valid[0] * head_dim];
-        for_strip_len!(L, queries, weigh(l, &p, v, head_dim, out));
+}
+
+/// Replaces `p` by the weights of the `Q` queries, of which query `i` sees the first `valid[i]` positions of the tile.
+#[inline(always)]
+fn soft_scores<L: Lanes, E: Element, const Q: usize>(
+    l: L,
+    strip: &mut Strip<'_>,
+    tile: &KvTile<'_, E>,
+    scale: f32,
+    valid: &[usize; STRIP],
+    p: &mut [[f32; TILE]; STRIP],
+    ahead: &mut Ahead<'_>,
+) {
+    if Q * LANE_VECTORS <= L::ACCUMULATORS {
+        scores::<L, E, Q, LANE_VECTORS>(l, strip.q, tile, p, ahead);
     } else {
-        // The tile with the rows' own positions: a term past a query's position must not even be added as 0.
-        for i in 0..queries {
-            let v = &tile.v[..valid[i] * head_dim];
-            weigh::<L, E, 1>(l, &p[i..], v, head_dim, &mut out[i * padded..(i + 1) * padded]);
+        scores::<L, E, Q, 1>(l, strip.q, tile, p, ahead);
+    }
+    let padded = strip.out.len() / Q;
+    let mut greatest = [0.0; Q];
+    for i in 0..Q {
+        greatest[i] = scale_and_mask(l, &mut p[i], scale, valid[i]);
+    }
+    for i in 0..Q {
+        if valid[i] > 0 {
+            let out = &mut strip.out[i * padded..(i + 1) * padded];
+            soften(l, &mut p[i], greatest[i], valid[i], &mut strip.states[i], out);
         }
     }
 }
 
-/// The products of each query with K at each position: one fused chain over the dimensions, ascending.
+/// The products of each query with K at each position, `N` vectors at a time: one fused chain over the dimensions,
+/// ascending.
 #[inline(always)]
-fn scores<L: Lanes, E: Element, const Q: usize>(l: L, q: &[f32], tile: &KvTile<'_, E>, out: &mut [[f32; TILE]]) {
-    let mut sums = [[l.splat(0.0); LANE_VECTORS]; Q];
-    for (q, k) in q.as_chunks::<Q>().0.iter().zip(tile.k.chunks(tile.k_stride)) {
-        let (k, _) = k.as_chunks::<LANES>();
-        let k: [L::V; LANE_VECTORS] = [E::load(l, &k[0]), E::load(l, &k[1])];
+fn scores<L: Lanes, E: Element, const Q: usize, const N: usize>(
+    l: L,
+    q: &[f32],
+    tile: &KvTile<'_, E>,
+    out: &mut [[f32; TILE]; STRIP],
+    ahead: &mut Ahead<'_>,
+) {
+    for vector in (0..LANE_VECTORS).step_by(N) {
+        let mut sums = [[l.splat(0.0); N]; Q];
+        for (d, q) in q.as_chunks::<Q>().0.iter().enumerate() {
+            ahead.step(l);
+            let k: [L::V; N] = tile.k_row(l, d, vector);
+            for i in 0..Q {
+                let q = l.splat(q[i]);
+                for n in 0..N {
+                    sums[i][n] = l.fma(q, k[n], sums[i][n]);
+                }
+            }
+        }
         for i in 0..Q {
-            let q = l.splat(q[i]);
-            sums[i] = [l.fma(q, k[0], sums[i][0]), l.fma(q, k[1], sums[i][1])];
+            let (out, _) = out[i].as_chunks_mut::<LANES>();
+            for n in 0..N {
+                l.store(sums[i][n], &mut out[vector + n]);
+            }
         }
-    }
-    for (out, sums) in out.iter_mut().zip(&sums) {
-        let (out, _) = out.as_chunks_mut::<LANES>();
-        l.store(sums[0], &mut out[0]);
-        l.store(sums[1], &mut out[1]);
     }
 }
 
-/// Scales the scores, forgets those from `valid` (> 0) on, brings the query's sums to the new maximum and replaces the
-/// scores by `e^(score - max)`, 0 past the valid ones.
+/// Scales the scores, forgets those from `valid` on and returns the greatest of the others.
 #[inline(always)]
-fn soften<L: Lanes>(l: L, scores: &mut [f32; TILE], scale: f32, valid: usize, state: &mut QueryState, out: &mut [f32]) {
+fn scale_and_mask<L: Lanes>(l: L, scores: &mut [f32; TILE], scale: f32, valid: usize) -> f32 {
     let (stored, _) = scores.as_chunks_mut::<LANES>();
-    let valid = [valid, valid.saturating_sub(LANES)];
-    let forget = l.splat(f32::NEG_INFINITY);
     let scale = l.splat(scale);
-    let low = l.if_before(valid[0], l.mul(l.load(&stored[0]), scale), forget);
-    let high = l.if_before(valid[1], l.mul(l.load(&stored[1]), scale), forget);
-    let tile_max = l.greatest(l.max(low, high));
-    let max = if tile_max > state.max { tile_max } else { state.max };
+    let (mut low, mut high) = (l.mul(l.load(&stored[0]), scale), l.mul(l.load(&stored[1]), scale));
+    if valid < TILE {
+        let forget = l.splat(f32::NEG_INFINITY);
+        low = l.if_before(valid, low, forget);
+        high = l.if_before(valid.saturating_sub(LANES), high, forget);
+    }
+    l.store(low, &mut stored[0]);
+    l.store(high, &mut stored[1]);
+    l.greatest(l.max(low, high))
+}
 
+/// Brings the query's sums to the new maximum and replaces the `valid` (> 0) scores by `e^(score - max)`.
+#[inline(always)]
+fn soften<L: Lanes>(
+    l: L,
+    scores: &mut [f32; TILE],
+    greatest: f32,
+    valid: usize,
+    state: &mut QueryState,
+    out: &mut [f32],
+) {
+    let (stored, _) = scores.as_chunks_mut::<LANES>();
+    let max = if greatest > state.max { greatest } else { state.max };
     let shift = l.splat(max);
-    let low = l.if_before(valid[0], exp(l, l.sub(low, shift)), l.splat(0.0));
-    let high = l.if_before(valid[1], exp(l, l.sub(high, shift)), l.splat(0.0));
-    let sum = if max > state.max {
+    let mut low = exp(l, l.sub(l.load(&stored[0]), shift));
+    let mut high = exp(l, l.sub(l.load(&stored[1]), shift));
+    if valid < TILE {
+        low = l.if_before(valid, low, l.splat(0.0));
+        high = l.if_before(valid.saturating_sub(LANES), high, l.splat(0.0));
+    }
+    let mut sum = l.load(&state.sum);
+    // Otherwise the factor would be exactly 1.
+    if max > state.max {
         let factor = exp(l, l.sub(l.splat(state.max), shift));
         for out in out.as_chunks_mut::<LANES>().0 {
             l.store(l.mul(l.load(out), factor), out);
         }
-        l.mul(l.load(&state.sum), factor)
-    } else {
-        // The factor would be exactly 1.
-        l.load(&state.sum)
-    };
+        sum = l.mul(sum, factor);
+    }
     l.store(l.add(sum, l.add(low, high)), &mut state.sum);
     state.max = max;
     l.store(low, &mut stored[0]);
     l.store(high, &mut stored[1]);
 }
 
-/// `out[i] += sum over t of p[i][t] * v[t]`: for each dimension one fused chain over the rows of `v`, ascending.
+/// `out[i] += sum over t of p[i][t] * v[t]`: for each dimension one fused chain over the `rows` of V, ascending.
 #[inline(always)]
-fn weigh<L: Lanes, E: Element, const Q: usize>(l: L, p: &[[f32; TILE]], v: &[E], head_dim: usize, out: &mut [f32]) {
-    let whole = head_dim / LANES;
+fn weigh<L: Lanes, E: Element, const Q: usize>(
+    l: L,
+    p: &[[f32; TILE]],
+    tile: &KvTile<'_, E>,
+    rows: Range<usize>,
+    out: &mut [f32],
+    ahead: &mut Ahead<'_>,
+) {
+    let vectors = out.len() / Q / LANES;
     let mut vector = 0;
     if Q * 4 <= L::ACCUMULATORS {
-        while vector + 4 <= whole {
-            weigh_vectors::<L, E, Q, 4>(l, p, v, head_dim, vector, out);
+        while vector + 4 <= vectors {
+            weigh_vectors::<L, E, Q, 4>(l, p, tile, rows.clone(), vector, out, ahead);
             vector += 4;
         }
-    }
-    if Q * 2 <= L::ACCUMULATORS {
-        while vector + 2 <= whole {
-            weigh_vectors::<L, E, Q, 2>(l, p, v, head_dim, vector, out);
+    } else if Q * 2 <= L::ACCUMULATORS {
+        while vector + 2 <= vectors {
+            weigh_vectors::<L, E, Q, 2>(l, p, tile, rows.clone(), vector, out, ahead);
             vector += 2;
         }
     }
-    while vector < whole {
-        weigh_vectors::<L, E, Q, 1>(l, p, v, head_dim, vector, out);
+    while vector < vectors {
+        weigh_vectors::<L, E, Q, 1>(l, p, tile, rows.clone(), vector, out, ahead);
         vector += 1;
-    }
-    if !head_dim.is_multiple_of(LANES) {
-        let padded = out.len() / Q;
-        for i in 0..Q {
-            let (sums, _) = out[i * padded..(i + 1) * padded].as_chunks_mut::<LANES>();
-            let mut sum = l.load(&sums[whole]);
-            for (v, p) in v.chunks_exact(head_dim).zip(&p[i]) {
-                sum = l.fma(l.splat(*p), E::load_part(l, &v[whole * LANES..]), sum);
-            }
-            l.store(sum, &mut sums[whole]);
-        }
     }
 }
 
@@ -246,10 +311,11 @@ fn weigh<L: Lanes, E: Element, const Q: usize>(l: L, p: &[[f32; TILE]], v: &[E],
 fn weigh_vectors<L: Lanes, E: Element, const Q: usize, const N: usize>(
     l: L,
     p: &[[f32; TILE]],
-    v: &[E],
-    head_dim: usize,
+    tile: &KvTile<'_, E>,
+    rows: Range<usize>,
     vector: usize,
     out: &mut [f32],
+    ahead: &mut Ahead<'_>,
 ) {
     let padded = out.len() / Q;
     let columns = vector * LANES..(vector + N) * LANES;
@@ -260,16 +326,13 @@ fn weigh_vectors<L: Lanes, E: Element, const Q: usize, const N: usize>(
             sums[i][n] = l.load(&out[n]);
         }
     }
-    for (t, v) in v.chunks_exact(head_dim).take(TILE).enumerate() {
-        let (v, _) = v[columns.clone()].as_chunks::<LANES>();
-        let mut loaded = [l.splat(0.0); N];
-        for n in 0..N {
-            loaded[n] = E::load(l, &v[n]);
-        }
+    for t in rows.start..rows.end.min(TILE) {
+        ahead.step(l);
+        let v: [L::V; N] = tile.v_row(l, t, vector);
         for i in 0..Q {
             let p = l.splat(p[i][t]);
             for n in 0..N {
-                sums[i][n] = l.fma(p, loaded[n], sums[i][n]);
+                sums[i][n] = l.fma(p, v[n], sums[i][n]);
             }
         }
     }

@@ -1,12 +1,13 @@
-use super::kernel::TILE;
 use super::*;
-use crate::kernels::lanes::{LANES, LaneOp, Lanes};
 use crate::kernels::{Isa, Path};
-use crate::kv_cache::{KvType, LayerKvMut};
+use crate::kv_cache::{Head, HeadMut, KvType, LayerKvMut, SCALE_BLOCK};
 use crate::ops::pool::Pool;
 use crate::ops::tests::{TestRng, bits, for_each_ctx};
 use crate::types::{BlockId, Slot};
-use half::f16;
+use definition::{as_stored, att_1, reference};
+use half::{bf16, f16};
+
+pub(in crate::ops::attention) mod definition;
 
 #[derive(Clone, Copy)]
 struct Heads {
@@ -51,8 +52,18 @@ impl Setup {
         let needed: usize = sequences.iter().map(|s| s.len.div_ceil(self.block_size)).sum();
         let mut kv = KvCache::new(shape, 2 * needed + 1).unwrap();
         match kv.layer_mut(1) {
-            LayerKvMut::F16(x) => x.fill(f16::from_f32(self.poison).to_bits()),
+            LayerKvMut::F16(x) => x.fill(f16::from_f32(self.poison)),
+            LayerKvMut::BF16(x) => x.fill(bf16::from_f32(self.poison)),
             LayerKvMut::F32(x) => x.fill(self.poison),
+            LayerKvMut::Q8_0(x) => {
+                x.fill(1);
+                let head_len = 2 * self.block_size * (head_dim + 2 * head_dim.div_ceil(SCALE_BLOCK));
+                for head in x.chunks_exact_mut(head_len) {
+                    let head = HeadMut::of(&shape, head);
+                    head.k_scales.fill(f16::from_f32(self.poison));
+                    head.v_scales.fill(f16::from_f32(self.poison));
+                }
+            }
         }
         // Descending and with gaps, so that neighbours in a sequence are not neighbours in memory.
         let mut next = 2 * needed as u32;
@@ -112,45 +123,6 @@ fn scale(head_dim: usize) -> f32 {
     1.0 / (head_dim as f32).sqrt()
 }
 
-/// Softmax attention of one sequence by its definition, in f64, over K and V as stored; and, for each element, a bound
-/// of the error of a computation in f32.
-fn reference(sequence: &Sequence, heads: Heads, kv_type: KvType) -> Vec<(f64, f64)> {
-    let Heads { kv_heads, group, head_dim } = heads;
-    let as_stored = |x: &f32| match kv_type {
-        KvType::F16 => f16::from_f32(*x).to_f64(),
-        KvType::F32 => f64::from(*x),
-    };
-    let k: Vec<f64> = sequence.k.iter().map(as_stored).collect();
-    let v: Vec<f64> = sequence.v.iter().map(as_stored).collect();
-    let scale = f64::from(scale(head_dim));
-    let unit = f64::from(f32::EPSILON) / 2.0;
-    let mut all = Vec::new();
-    for (query, q) in sequence.q.chunks_exact(head_dim).enumerate() {
-        let (row, head) = (query / (kv_heads * group), query % (kv_heads * group));
-        let at = |t: usize| (t * kv_heads + head / group) * head_dim;
-        let (mut scores, mut magnitude) = (Vec::new(), 0f64);
-        for t in 0..=row {
-            let terms = q.iter().zip(&k[at(t)..]).map(|(q, k)| scale * f64::from(*q) * k);
-            scores.push(terms.clone().sum::<f64>());
-            magnitude = magnitude.max(terms.map(f64::abs).sum());
-        }
-        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        // A score is off by a rounding for each term, the scaling and the subtraction of the maximum; so is the
-        // maximum. Then the exponential, and two factors for each tile and chunk on the way to the output.
-        let of_score = (head_dim as f64 + 3.0) * unit * magnitude;
-        let tiles = (row / TILE + 2) as f64;
-        let of_weight = 2.0 * of_score + tiles * 2.0 * (1.2e-7 + 2.0 * unit) + (row + 9) as f64 * unit;
-        for d in 0..head_dim {
-            let terms = weights.iter().enumerate().map(|(t, w)| w * v[at(t) + d] / sum);
-            let magnitude: f64 = terms.clone().map(f64::abs).sum();
-            all.push((terms.sum(), 2.0 * of_weight * magnitude));
-        }
-    }
-    all
-}
-
 fn lens(sequences: &[Sequence]) -> Vec<usize> {
     sequences.iter().map(|s| s.len).collect()
 }
@@ -182,7 +154,7 @@ fn att_1_attention_matches_the_definition() {
     let shapes = [(1, 1, 64), (2, 4, 8), (1, 7, 80), (1, 8, 1), (3, 1, 17), (1, 17, 32), (1, 2, 256)];
     for (kv_heads, group, head_dim) in shapes {
         let heads = Heads { kv_heads, group, head_dim };
-        for kv_type in [KvType::F16, KvType::F32] {
+        for kv_type in KvType::ALL {
             let sequences = [1, 40, 270].map(|len| Sequence::random(&mut rng, len, heads));
             let (setup, _) = baseline(heads, kv_type, &sequences);
             let pool = Pool::new(2).unwrap();
@@ -195,63 +167,6 @@ fn att_1_attention_matches_the_definition() {
             }
         }
     }
-}
-
-/// EXP-1, in plain Rust.
-struct Exp(f32);
-
-impl LaneOp for Exp {
-    type Output = f32;
-
-    fn run<L: Lanes>(self, l: L) -> f32 {
-        let mut out = [0.0; LANES];
-        l.store(crate::ops::exp::exp(l, l.splat(self.0)), &mut out);
-        out[0]
-    }
-}
-
-fn exp(x: f32) -> f32 {
-    lanes::run(Isa::require(Path::Scalar).unwrap(), Exp(x))
-}
-
-/// The tree of "Sums over lanes".
-fn sum_of_lanes(mut l: [f32; 16]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            l[i] += l[i + half];
-        }
-    }
-    l[0]
-}
-
-/// ATT-1, word for word, for one query `q` at position `P`; `k` and `v` are those of its KV head at 0 ..= P.
-fn att_1(q: &[f32], k: &[&[f32]], v: &[&[f32]], scale: f32) -> Vec<f32> {
-    let (mut total_m, mut total_l, mut total_o) = (f32::NEG_INFINITY, 0f32, vec![0f32; q.len()]);
-    for (k, v) in k.chunks(256).zip(v.chunks(256)) {
-        let (mut m, mut l, mut o) = (f32::NEG_INFINITY, [0f32; 16], vec![0f32; q.len()]);
-        for (k, v) in k.chunks(32).zip(v.chunks(32)) {
-            let z: Vec<f32> =
-                k.iter().map(|k| q.iter().zip(*k).fold(0f32, |acc, (q, k)| q.mul_add(*k, acc)) * scale).collect();
-            let n = z.iter().fold(m, |n, z| n.max(*z));
-            let mut p = [0f32; 32];
-            p.iter_mut().zip(&z).for_each(|(p, z)| *p = exp(z - n));
-            if n > m {
-                let c = exp(m - n);
-                o.iter_mut().chain(&mut l).for_each(|x| *x *= c);
-            }
-            (0..16).for_each(|i| l[i] += p[i] + p[i + 16]);
-            for (p, v) in p.iter().zip(v) {
-                o.iter_mut().zip(*v).for_each(|(o, v)| *o = p.mul_add(*v, *o));
-            }
-            m = n;
-        }
-        let n = total_m.max(m);
-        let (a, b) = (exp(total_m - n), exp(m - n));
-        total_o.iter_mut().zip(&o).for_each(|(total, o)| *total = total.mul_add(a, o * b));
-        total_l = total_l.mul_add(a, sum_of_lanes(l) * b);
-        total_m = n;
-    }
-    total_o.iter().map(|o| o * (1.0 / total_l)).collect()
 }
 
 #[test]
@@ -276,7 +191,7 @@ fn att_2_paths_threads_and_block_sizes_do_not_change_bits() {
     let mut rng = TestRng::new(7);
     for (kv_heads, group, head_dim) in [(1, 4, 64), (1, 7, 80), (2, 8, 8), (1, 3, 17)] {
         let heads = Heads { kv_heads, group, head_dim };
-        for kv_type in [KvType::F16, KvType::F32] {
+        for kv_type in KvType::ALL {
             let sequences = [33, 1, 263].map(|len| Sequence::random(&mut rng, len, heads));
             let (setup, expected) = baseline(heads, kv_type, &sequences);
             for block_size in [1, 2, 5, 32, 64] {
@@ -312,7 +227,7 @@ fn att_2_chunks_and_neighbours_do_not_change_bits() {
 fn att_3_what_lies_beyond_the_valid_positions_does_not_matter() {
     let mut rng = TestRng::new(9);
     let heads = Heads { kv_heads: 1, group: 2, head_dim: 16 };
-    for kv_type in [KvType::F16, KvType::F32] {
+    for kv_type in KvType::ALL {
         let sequences = [45, 290].map(|len| Sequence::random(&mut rng, len, heads));
         let (setup, expected) = baseline(heads, kv_type, &sequences);
         assert!(expected.iter().flatten().all(|x| x.is_finite()));
@@ -324,31 +239,79 @@ fn att_3_what_lies_beyond_the_valid_positions_does_not_matter() {
     }
 }
 
-#[test]
-fn kv_1_values_are_stored_rounded_where_the_layout_says() {
-    let heads = Heads { kv_heads: 2, group: 1, head_dim: 3 };
-    let steps = vec![];
-    let setup = Setup { heads, kv_type: KvType::F16, block_size: 4, poison: f32::NAN, steps };
-    let mut rng = TestRng::new(10);
-    for rows in [1, 5, 2000] {
-        let sequence = Sequence::random(&mut rng, rows, heads);
-        let (mut kv, _) = setup.cache(std::slice::from_ref(&sequence));
-        // Slots in descending order: rows of a block need not be neighbours.
-        let slot_mapping: Vec<Slot> = (0..rows as u32).rev().map(|row| Slot(row + 2)).collect();
-        let batch = ForwardBatch { slot_mapping: slot_mapping.clone(), ..Default::default() };
-        for_each_ctx(|ctx| {
-            write_kv(ctx, &mut kv, 1, &sequence.k, &sequence.v, &batch);
-            let LayerKv::F16(stored) = kv.layer(1) else { panic!("an f16 cache") };
-            for (row, slot) in slot_mapping.iter().enumerate() {
-                let (block, place) = (slot.0 as usize / 4, slot.0 as usize % 4);
-                for (head, d) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)] {
-                    let from = (row * 2 + head) * 3 + d;
-                    let at = (block * 2 + head) * 2 * 3 * 4;
-                    assert_eq!(stored[at + d * 4 + place], f16::from_f32(sequence.k[from]).to_bits());
-                    assert_eq!(stored[at + 12 + place * 3 + d], f16::from_f32(sequence.v[from]).to_bits());
-                }
+/// Every value of `stored` `[num_blocks][kv_heads]`, slots descending from `rows + 1`, is the rounded one of `x`.
+fn assert_stored<E: element::Element>(kv: &KvCache, stored: &[E], sequence: &Sequence) {
+    let KvShape { kv_heads, head_dim, block_size, kv_type, .. } = *kv.shape();
+    let value = |x: E, scales: &[f16], d: usize, place: usize| {
+        x.widen() * scales.get(d / SCALE_BLOCK * block_size + place).map_or(1.0, |d| d.to_f32())
+    };
+    for row in 0..sequence.len {
+        let slot = sequence.len + 1 - row;
+        let (block, place) = (slot / block_size, slot % block_size);
+        for head in 0..kv_heads {
+            let from = (row * kv_heads + head) * head_dim;
+            let head_len = kv.block_len() / kv_heads;
+            let stored = Head::of(kv.shape(), &stored[block * kv.block_len() + head * head_len..][..head_len]);
+            let k = as_stored(&sequence.k[from..][..head_dim], kv_type);
+            let v = as_stored(&sequence.v[from..][..head_dim], kv_type);
+            for d in 0..head_dim {
+                let (at_k, at_v) = (d * block_size + place, place * head_dim + d);
+                assert_eq!(value(stored.k[at_k], stored.k_scales, d, place).to_bits(), k[d].to_bits());
+                assert_eq!(value(stored.v[at_v], stored.v_scales, d, place).to_bits(), v[d].to_bits());
             }
-        });
+        }
+    }
+}
+
+#[test]
+fn kv_1_kv_2_values_are_stored_rounded_where_the_layout_says() {
+    let mut rng = TestRng::new(10);
+    for (kv_type, head_dim) in KvType::ALL.into_iter().flat_map(|ty| [(ty, 3), (ty, 70)]) {
+        let heads = Heads { kv_heads: 2, group: 1, head_dim };
+        let setup = Setup { heads, kv_type, block_size: 4, poison: f32::NAN, steps: vec![] };
+        for rows in [1, 5, 200] {
+            let sequence = Sequence::random(&mut rng, rows, heads);
+            let (mut kv, _) = setup.cache(std::slice::from_ref(&sequence));
+            // Slots in descending order: rows of a block need not be neighbours.
+            let slot_mapping = (0..rows as u32).rev().map(|row| Slot(row + 2)).collect();
+            let batch = ForwardBatch { slot_mapping, ..Default::default() };
+            for_each_ctx(|ctx| {
+                write_kv(ctx, &mut kv, 1, &sequence.k, &sequence.v, &batch);
+                match kv.layer(1) {
+                    LayerKv::F16(stored) => assert_stored(&kv, stored, &sequence),
+                    LayerKv::BF16(stored) => assert_stored(&kv, stored, &sequence),
+                    LayerKv::F32(stored) => assert_stored(&kv, stored, &sequence),
+                    LayerKv::Q8_0(stored) => assert_stored(&kv, stored, &sequence),
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn att_4_a_block_that_q8_0_cannot_hold_spoils_the_rows_that_attend_to_it() {
+    let mut rng = TestRng::new(13);
+    let heads = Heads { kv_heads: 1, group: 2, head_dim: 48 };
+    let sequences = [20, 20].map(|len| Sequence::random(&mut rng, len, heads));
+    let (setup, expected) = baseline(heads, KvType::Q8_0, &sequences);
+    let [clean, good] = sequences;
+    // From 127 * 65520 on the scale is no finite f16.
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -127.0 * 65520.0, 3e38] {
+        for in_k in [true, false] {
+            let mut bad = clean.clone();
+            let x = if in_k { &mut bad.k } else { &mut bad.v };
+            x[10 * 48 + 35] = value;
+            let sequences = [bad, good.clone()];
+            for_each_ctx(|ctx| {
+                let outs = setup.run(ctx, &sequences);
+                assert_eq!(bits(&outs[0][..10 * 96]), bits(&expected[0][..10 * 96]));
+                assert_eq!(bits(&outs[1]), bits(&expected[1]));
+                for out in outs[0].chunks(48).skip(20) {
+                    let spoilt = |d: usize| in_k || d >= SCALE_BLOCK;
+                    assert!((0..48).all(|d| out[d].is_nan() == spoilt(d)), "{value}, in K: {in_k}: {out:?}");
+                }
+            });
+        }
     }
 }
 

@@ -1,8 +1,14 @@
 //! One unit of attention: a few rows of one sequence with the query heads of one KV head.
 
-use super::kernel::{self, CHUNK_TILES, Element, Gathered, KvTile, QueryState, TILE, strip_len};
-use crate::kernels::lanes::{LANES, LaneOp, Lanes};
-use crate::kv_cache::{KvCache, KvShape};
+use half::f16;
+
+use super::element::Element;
+use super::kernel::{Ahead, CHUNK_TILES, KvTile, STRIP, TILE};
+use super::strips::{AttendTile, MergeChunk, Prepare, Strips, Write};
+use super::widened::{Fill, Widened};
+use crate::kernels::Isa;
+use crate::kernels::lanes::{self, LANES};
+use crate::kv_cache::{Head, KvCache, KvShape, SCALE_BLOCK};
 use crate::ops::disjoint::Tile;
 use crate::types::BlockId;
 
@@ -25,27 +31,46 @@ pub(super) struct Unit<'a> {
     pub(super) scale: f32,
 }
 
-/// Work memory of a unit. A query is a head of a row; queries are numbered row by row.
+/// Work memory of a unit.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// Strip after strip: `[head_dim][queries of the strip]`.
-    q: Vec<f32>,
-    /// `[queries, padded head_dim]`: of the chunk, and of the chunks before.
-    chunk_out: Vec<f32>,
-    total_out: Vec<f32>,
-    states: Vec<QueryState>,
-    gathered: Gathered,
+    strips: Strips,
+    widened: Widened,
 }
 
 impl<'a> Unit<'a> {
-    /// The computation over the elements of a layer, writing to `out`.
-    pub(super) fn over<'t, E: Element>(
-        self,
-        elements: &'a [E],
-        scratch: &'t mut Scratch,
-        out: Tile<'t>,
-    ) -> Attend<'a, 't, E> {
-        Attend { source: Source { unit: self, elements }, scratch, out }
+    /// Computes over the `elements` of a layer and writes the unit's part of the output.
+    pub(super) fn attend<E: Element>(self, isa: Isa, elements: &'a [E], scratch: &mut Scratch, out: Tile<'_>) {
+        let source = Source { unit: self, elements };
+        let KvShape { head_dim, block_size, .. } = *self.kv.shape();
+        let Scratch { strips, widened } = scratch;
+        lanes::run(isa, Prepare { strips, unit: &self });
+        let tokens = self.positions.iter().max().map_or(0, |&p| p as usize + 1);
+        let whole = block_size.is_multiple_of(TILE) && head_dim.is_multiple_of(LANES);
+        // Worth it where several strips share what was widened.
+        let widen = !E::WIDE && self.positions.len() * self.group > STRIP;
+        for first in (0..tokens).step_by(TILE) {
+            let scale = self.scale;
+            let ahead = Ahead::new(source.ahead(first, tokens), head_dim);
+            if whole && !widen {
+                let tile = source.tile_in_place(first);
+                lanes::run(isa, AttendTile { strips, scale, first, tile, ahead });
+            } else {
+                widened.resize(head_dim);
+                if whole {
+                    lanes::run(isa, Fill { from: source.tile_in_place(first), to: widened });
+                } else {
+                    source.gather(first, (tokens - first).min(TILE), widened);
+                }
+                lanes::run(isa, AttendTile { strips, scale, first, tile: widened.tile(), ahead });
+            }
+            let next = first + TILE;
+            if next.is_multiple_of(CHUNK_TILES * TILE) || next >= tokens {
+                let first = first / (CHUNK_TILES * TILE) * (CHUNK_TILES * TILE);
+                lanes::run(isa, MergeChunk { strips, first });
+            }
+        }
+        lanes::run(isa, Write { strips, out });
     }
 }
 
@@ -56,147 +81,55 @@ struct Source<'a, E> {
     elements: &'a [E],
 }
 
-/// The computation of a unit.
-pub(super) struct Attend<'a, 't, E> {
-    source: Source<'a, E>,
-    scratch: &'t mut Scratch,
-    out: Tile<'t>,
-}
-
-impl<E: Element> LaneOp for Attend<'_, '_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let Self { source, scratch, mut out } = self;
-        let unit = source.unit;
-        let KvShape { head_dim, block_size, .. } = *unit.kv.shape();
-        scratch.prepare::<L>(&unit);
-        let tokens = unit.positions.iter().max().map_or(0, |&p| p as usize + 1);
-        let tiles = tokens.div_ceil(TILE);
-        for tile in 0..tiles {
-            let first = tile * TILE;
-            let mut gathered = std::mem::take(E::gathered(&mut scratch.gathered));
-            let kv_tile = if block_size.is_multiple_of(TILE) {
-                source.tile_in_place(first)
-            } else {
-                source.gather(first, (tokens - first).min(TILE), &mut gathered)
-            };
-            attend_strips(l, scratch, unit.scale, first, &kv_tile);
-            *E::gathered(&mut scratch.gathered) = gathered;
-            if tile % CHUNK_TILES == CHUNK_TILES - 1 || tile == tiles - 1 {
-                scratch.merge_chunk(l, head_dim, tile / CHUNK_TILES * CHUNK_TILES * TILE);
-            }
-        }
-        scratch.write(l, head_dim, &mut out);
-    }
-}
-
-/// Elements of a head in `chunk_out` and `total_out`: whole vectors.
-fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(LANES)
-}
-
-/// Lets every query of the unit attend to one tile, a strip of queries at a time.
-#[inline(always)]
-fn attend_strips<L: Lanes, E: Element>(l: L, scratch: &mut Scratch, scale: f32, first: usize, tile: &KvTile<'_, E>) {
-    let head_dim = tile.v.len() / TILE;
-    let (mut q, mut out) = (&scratch.q[..], &mut scratch.chunk_out[..]);
-    let mut states = &mut scratch.states[..];
-    while !states.is_empty() {
-        let len = strip_len::<L>(states.len());
-        let (strip_q, rest_q) = q.split_at(len * head_dim);
-        let (strip_out, rest_out) = out.split_at_mut(len * padded(head_dim));
-        let (strip_states, rest_states) = states.split_at_mut(len);
-        if strip_states.iter().any(|s| s.position as usize >= first) {
-            kernel::attend(l, strip_q, tile, scale, first, strip_states, strip_out);
-        }
-        (q, out, states) = (rest_q, rest_out, rest_states);
-    }
-}
-
 impl<'a, E: Element> Source<'a, E> {
-    /// Where the unit's KV head starts in the block of `position`.
-    fn head_start(&self, position: usize) -> usize {
+    /// The part of the unit's KV head in the block of `position`.
+    fn head(&self, position: usize) -> Head<'a, E> {
+        Head::of(self.unit.kv.shape(), self.head_elements(position))
+    }
+
+    fn head_elements(&self, position: usize) -> &'a [E] {
         let unit = &self.unit;
-        let shape = unit.kv.shape();
-        let block = unit.blocks[position / shape.block_size].0 as usize;
-        block * unit.kv.block_len() + unit.kv_head * 2 * shape.head_dim * shape.block_size
+        let KvShape { kv_heads, block_size, .. } = *unit.kv.shape();
+        let block = unit.blocks[position / block_size].0 as usize;
+        let block = &self.elements[block * unit.kv.block_len()..][..unit.kv.block_len()];
+        let head_len = block.len() / kv_heads;
+        &block[unit.kv_head * head_len..][..head_len]
+    }
+
+    /// What is worth fetching while the tile from `first` is computed with: the next tile, where it is a block.
+    fn ahead(&self, first: usize, tokens: usize) -> &'a [E] {
+        let is_block = self.unit.kv.block_size() == TILE;
+        if is_block && first + TILE < tokens { self.head_elements(first + TILE) } else { &[] }
     }
 
     /// The tile from position `first`, which lies whole in one block.
     fn tile_in_place(&self, first: usize) -> KvTile<'a, E> {
         let KvShape { head_dim, block_size, .. } = *self.unit.kv.shape();
-        let head = &self.elements[self.head_start(first)..][..2 * head_dim * block_size];
-        let (k, v) = head.split_at(head_dim * block_size);
+        let head = self.head(first);
         let place = first % block_size;
-        KvTile { k: &k[place..], k_stride: block_size, v: &v[place * head_dim..][..TILE * head_dim] }
+        KvTile {
+            k: &head.k[place..],
+            k_scales: head.k_scales.get(place..).unwrap_or_default(),
+            k_stride: block_size,
+            v: &head.v[place * head_dim..][..TILE * head_dim],
+            v_scales: head.v_scales.get(place..).unwrap_or_default(),
+            v_stride: head_dim,
+        }
     }
 
-    /// The `count` positions from `first`, copied from their blocks; the other lanes are 0.
-    fn gather<'g>(&self, first: usize, count: usize, gathered: &'g mut Vec<E>) -> KvTile<'g, E> {
+    /// The `count` positions from `first`, copied from their blocks; the other lanes hold anything.
+    fn gather(&self, first: usize, count: usize, to: &mut Widened) {
         let KvShape { head_dim, block_size, .. } = *self.unit.kv.shape();
-        gathered.clear();
-        gathered.resize(2 * head_dim * TILE, E::default());
-        let (k_tile, v_tile) = gathered.split_at_mut(head_dim * TILE);
         for lane in 0..count {
             let place = (first + lane) % block_size;
-            let head = &self.elements[self.head_start(first + lane)..][..2 * head_dim * block_size];
-            let (k, v) = head.split_at(head_dim * block_size);
+            let head = self.head(first + lane);
+            let scale = |scales: &[f16], d: usize| {
+                if E::SCALED { scales[d / SCALE_BLOCK * block_size + place].to_f32() } else { 1.0 }
+            };
             for d in 0..head_dim {
-                k_tile[d * TILE + lane] = k[d * block_size + place];
-                v_tile[lane * head_dim + d] = v[place * head_dim + d];
-            }
-        }
-        KvTile { k: k_tile, k_stride: TILE, v: v_tile }
-    }
-}
-
-impl Scratch {
-    /// Packs the queries and empties the sums.
-    fn prepare<L: Lanes>(&mut self, unit: &Unit<'_>) {
-        let head_dim = unit.kv.shape().head_dim;
-        let queries = unit.positions.len() * unit.group;
-        for out in [&mut self.chunk_out, &mut self.total_out] {
-            out.clear();
-            out.resize(queries * padded(head_dim), 0.0);
-        }
-        self.states.clear();
-        for &position in unit.positions {
-            self.states.extend(std::iter::repeat_n(QueryState::new(position), unit.group));
-        }
-        self.q.clear();
-        let start = |query| query / unit.group * unit.width + unit.first_column + query % unit.group * head_dim;
-        let mut first = 0;
-        while first < queries {
-            let len = strip_len::<L>(queries - first);
-            for d in 0..head_dim {
-                self.q.extend((first..first + len).map(|query| unit.q[start(query) + d]));
-            }
-            first += len;
-        }
-    }
-
-    /// Adds the chunk that started at position `first` to the total of every query that attended to it.
-    #[inline(always)]
-    fn merge_chunk<L: Lanes>(&mut self, l: L, head_dim: usize, first: usize) {
-        let outs = self.chunk_out.chunks_exact_mut(padded(head_dim));
-        let totals = self.total_out.chunks_exact_mut(padded(head_dim));
-        for ((state, chunk), total) in self.states.iter_mut().zip(outs).zip(totals) {
-            if state.position as usize >= first {
-                kernel::merge(l, state, chunk, total);
-            }
-        }
-    }
-
-    /// Divides by the sums and writes the unit's part of the output.
-    #[inline(always)]
-    fn write<L: Lanes>(&self, l: L, head_dim: usize, out: &mut Tile<'_>) {
-        let mut totals = self.total_out.chunks_exact(padded(head_dim)).zip(&self.states);
-        for row in out.rows.clone() {
-            let heads = out.row_mut(row).chunks_exact_mut(head_dim);
-            for (out, (total, state)) in heads.zip(totals.by_ref()) {
-                kernel::finish(l, total, state, out);
+                let k = head.k[d * block_size + place].widen() * scale(head.k_scales, d);
+                let v = head.v[place * head_dim + d].widen() * scale(head.v_scales, d);
+                to.set(lane, d, k, v);
             }
         }
     }

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 
 use half::f16;
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
-use crate::kv_cache::{KvCache, KvShape, LayerKvMut, MAX_HEAD_DIM};
+use super::element::Element;
+use crate::kv_cache::{HeadMut, KvCache, KvShape, LayerKvMut, MAX_HEAD_DIM, SCALE_BLOCK};
 use crate::ops::Ctx;
 use crate::types::{ForwardBatch, Slot};
 
@@ -51,15 +51,12 @@ pub fn write_kv(ctx: &Ctx<'_>, kv: &mut KvCache, layer: usize, k: &[f32], v: &[f
         plan.fill(slots, shape.block_size);
         let rows = Rows { shape, k, v };
         match kv.layer_mut(layer) {
-            LayerKvMut::F16(blocks) => plan.run(ctx, blocks, block_len, &rows, round),
-            LayerKvMut::F32(blocks) => plan.run(ctx, blocks, block_len, &rows, |x, out| out.copy_from_slice(x)),
+            LayerKvMut::F16(blocks) => plan.run(ctx, blocks, block_len, &rows),
+            LayerKvMut::BF16(blocks) => plan.run(ctx, blocks, block_len, &rows),
+            LayerKvMut::F32(blocks) => plan.run(ctx, blocks, block_len, &rows),
+            LayerKvMut::Q8_0(blocks) => plan.run(ctx, blocks, block_len, &rows),
         }
     });
-}
-
-/// Nearest f16, ties to even.
-fn round(x: &[f32], out: &mut [u16]) {
-    out.reinterpret_cast_mut::<f16>().convert_from_f32_slice(x);
 }
 
 impl Plan {
@@ -87,17 +84,10 @@ impl Plan {
     }
 
     /// Writes all spans into `layer`, each block by one unit.
-    fn run<E: Copy + Default + Send>(
-        &self,
-        ctx: &Ctx<'_>,
-        layer: &mut [E],
-        block_len: usize,
-        rows: &Rows<'_>,
-        round: impl Fn(&[f32], &mut [E]) + Sync,
-    ) {
+    fn run<E: Element>(&self, ctx: &Ctx<'_>, layer: &mut [E], block_len: usize, rows: &Rows<'_>) {
         let write_block = |i: usize, block: &mut [E]| {
             for span in &self.spans[self.span_start[i]..self.span_start[i + 1]] {
-                rows.write_span(*span, block, &round);
+                rows.write_span(*span, block);
             }
         };
         if rows.k.len() <= SMALL {
@@ -118,21 +108,31 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn write_span<E: Copy + Default>(&self, span: Span, block: &mut [E], round: &impl Fn(&[f32], &mut [E])) {
+    fn write_span<E: Element>(&self, span: Span, block: &mut [E]) {
         let KvShape { kv_heads, head_dim, block_size, .. } = self.shape;
-        let mut k_stored = [E::default(); MAX_HEAD_DIM];
-        let k_stored = &mut k_stored[..head_dim];
+        let head_len = block.len() / kv_heads;
+        let mut k_row = [E::default(); MAX_HEAD_DIM];
+        let k_row = &mut k_row[..head_dim];
+        let mut scales = [f16::ZERO; MAX_HEAD_DIM.div_ceil(SCALE_BLOCK)];
+        let store_scales = |scales: &[f16], stored: &mut [f16], place: usize| {
+            for (stored, scale) in stored.chunks_exact_mut(block_size).zip(scales) {
+                stored[place] = *scale;
+            }
+        };
         for row in 0..span.rows {
             let place = (span.place + row) as usize;
             let from = (span.first_row + row) as usize * kv_heads * head_dim;
-            for (head, stored) in block.chunks_exact_mut(2 * head_dim * block_size).enumerate() {
+            for (head, stored) in block.chunks_exact_mut(head_len).enumerate() {
                 let from = from + head * head_dim;
-                let (k_block, v_block) = stored.split_at_mut(head_dim * block_size);
-                round(&self.k[from..from + head_dim], k_stored);
-                for (k_dim, k) in k_block.chunks_exact_mut(block_size).zip(k_stored.iter()) {
+                let stored = HeadMut::of(&self.shape, stored);
+                E::round(&self.k[from..from + head_dim], k_row, &mut scales);
+                for (k_dim, k) in stored.k.chunks_exact_mut(block_size).zip(k_row.iter()) {
                     k_dim[place] = *k;
                 }
-                round(&self.v[from..from + head_dim], &mut v_block[place * head_dim..][..head_dim]);
+                store_scales(&scales, stored.k_scales, place);
+                let v_row = &mut stored.v[place * head_dim..][..head_dim];
+                E::round(&self.v[from..from + head_dim], v_row, &mut scales);
+                store_scales(&scales, stored.v_scales, place);
             }
         }
     }
