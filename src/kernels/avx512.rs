@@ -67,6 +67,9 @@ pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Col
     match Form::of(isa, ty) {
         Form::Float => match ty {
             WeightType::F32 => accumulate_float::<F32>(segment, acc),
+            WeightType::F16 if !segment.expanded.is_empty() => {
+                accumulate_float::<F32>(Segment { weights: segment.expanded, ..segment }, acc);
+            }
             WeightType::F16 => accumulate_float::<F16>(segment, acc),
             _ => accumulate_float::<BF16>(segment, acc),
         },

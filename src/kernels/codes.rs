@@ -17,8 +17,11 @@
 //!    instructions.
 #![allow(unsafe_code)]
 
+use half::f16;
+
+use super::lanes::{self, LANES, LaneOp, Lanes};
 use super::line_ops::{LineOps, Scalar};
-use super::panel::{EXPANDED_K, Line, expanded_lines, is_packed, offset, panel_lines};
+use super::panel::{Line, expanded_lines, is_packed, offset, panel_lines};
 use super::{Isa, Path};
 use crate::quant::{self, WeightType};
 
@@ -51,14 +54,18 @@ macro_rules! with_block_type {
 }
 pub(super) use with_block_type;
 
-/// Expands the codes of `lines`, which cover `k` elements of a panel, to bytes: `out` is `[k / 4][32 rows][4]` u8.
+/// Expands `lines`, which cover `k` elements of a panel: codes to bytes, `out` `[k / 4][32 rows][4]` u8, or F16 to
+/// f32, `out` `[k][32 rows]`.
 ///
 /// # Panics
-/// If panels of `ty` are not packed, `k` exceeds [`EXPANDED_K`] or the lengths do not fit.
+/// If panels of `ty` are neither packed nor F16 or the lengths do not fit.
 pub fn expand(isa: Isa, ty: WeightType, k: usize, lines: &[Line], out: &mut [Line]) {
-    assert!(is_packed(ty) && k <= EXPANDED_K, "{k} elements of {ty}");
+    assert!(is_packed(ty) || ty == WeightType::F16, "{ty} is multiplied as stored");
     assert_eq!(lines.len(), panel_lines(ty, k), "lines of {k} elements of {ty}");
-    assert_eq!(out.len(), expanded_lines(k), "expanded lines of {k} elements");
+    assert_eq!(out.len(), expanded_lines(ty, k), "expanded lines of {k} elements of {ty}");
+    if ty == WeightType::F16 {
+        return lanes::run(isa, Widen { lines, out });
+    }
     match isa.path() {
         Path::Scalar => expand_blocks(Scalar, ty, lines, out),
         // SAFETY: holding an Isa of this path proves the features it is compiled with.
@@ -69,6 +76,25 @@ pub fn expand(isa: Isa, ty: WeightType, k: usize, lines: &[Line], out: &mut [Lin
         Path::Avx512 => unsafe { expand_avx512(ty, lines, out) },
         #[cfg(not(target_arch = "x86_64"))]
         Path::Avx2 | Path::Avx512 => unreachable!("an Isa is only made for a path this CPU has"),
+    }
+}
+
+/// F16 to f32.
+struct Widen<'a> {
+    lines: &'a [Line],
+    out: &'a mut [Line],
+}
+
+impl LaneOp for Widen<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let values: &[[f16; LANES]] = bytemuck::cast_slice(self.lines);
+        let out: &mut [[f32; LANES]] = bytemuck::cast_slice_mut(self.out);
+        for (values, out) in values.iter().zip(out) {
+            l.store(l.load_f16(values), out);
+        }
     }
 }
 

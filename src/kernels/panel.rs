@@ -26,9 +26,11 @@
 //! (Q2_K)         8 lines   [8][32 rows][2] of two sub-blocks: scale in the low half of a byte, minimum in the high
 //!
 //! expanded      16 lines   for each 32 k: [8 groups][32 rows][4 k] u8, the integer q + offset
+//! (F16)          2 lines   for each k: [32 rows] f32
 //! ```
 //!
-//! Activations come in *tiles* of up to [`Form::tile_columns`] rows of `x`, which are columns here, interleaved so that a
+//! Activations come in *tiles* of up to [`Form::tile_columns`] rows of `x`, which are columns here, interleaved so that
+//! a
 //! kernel reads one stream. `C` is the number of columns of the tile:
 //!
 //! ```text
@@ -60,10 +62,10 @@ pub const PAIRS_OF_32: usize = 80;
 pub const PAIRS_OF_16: usize = 84;
 /// The scale.
 pub const SCALE_256: usize = 92;
-/// The longest stretch of K that is expanded at a time.
+/// The longest stretch of K whose codes are expanded at a time.
 pub const EXPANDED_K: usize = 512;
-/// Lines that the codes of [`EXPANDED_K`] elements expand to.
-pub const EXPANDED_LINES: usize = expanded_lines(EXPANDED_K);
+/// Lines that a stretch expands to at most.
+pub const EXPANDED_LINES: usize = 256;
 
 /// A cache line of packed weights.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -78,7 +80,7 @@ pub type Column = [f32; PANEL_ROWS];
 pub struct Segment<'a> {
     /// The panel's lines as stored.
     pub weights: &'a [Line],
-    /// Their codes expanded, where [`wants_expansion`] says so; otherwise empty.
+    /// The same, expanded, where [`wants_expansion`] says so; otherwise empty.
     pub expanded: &'a [Line],
     /// The tile's words.
     pub columns: &'a [u32],
@@ -168,15 +170,19 @@ pub const fn is_packed(ty: WeightType) -> bool {
     !matches!(ty, WeightType::F32 | WeightType::F16 | WeightType::BF16 | WeightType::Q8_0)
 }
 
-/// Lines of the codes of `k` elements, expanded to a byte each.
-pub const fn expanded_lines(k: usize) -> usize {
-    k / 2
+/// Lines of `k` elements expanded: codes to a byte each, F16 to f32.
+pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
+    if matches!(ty, WeightType::F16) { 2 * k } else { k / 2 }
 }
 
-/// Whether the path multiplies expanded codes when `tiles` tiles of activations share them; AVX-512 takes those of a
-/// single tile from the stored lines.
+/// Whether the path multiplies expanded weights when `tiles` tiles of activations share them. AVX-512 takes codes for a
+/// single tile from the stored lines. F16 is widened once for four tiles and more: below that, writing and reading the
+/// wider numbers costs more than converting them for each tile.
 pub fn wants_expansion(isa: Isa, ty: WeightType, tiles: usize) -> bool {
-    is_packed(ty) && (isa.path() != Path::Avx512 || tiles > 1)
+    match ty {
+        WeightType::F16 => isa.path() == Path::Avx512 && tiles > 3,
+        _ => is_packed(ty) && (isa.path() != Path::Avx512 || tiles > 1),
+    }
 }
 
 /// Lines of codes in a block; its scales follow.
@@ -266,7 +272,7 @@ pub fn accumulate(isa: Isa, ty: WeightType, k: usize, segment: Segment<'_>, acc:
     let form = Form::of(isa, ty);
     assert!((1..=form.tile_columns()).contains(&acc.len()), "{} columns in a {ty} tile", acc.len());
     assert_eq!(segment.weights.len(), panel_lines(ty, k), "lines of {k} elements of {ty}");
-    let expanded = if segment.expanded.is_empty() { 0 } else { expanded_lines(k) };
+    let expanded = if segment.expanded.is_empty() { 0 } else { expanded_lines(ty, k) };
     assert_eq!(segment.expanded.len(), expanded, "expanded lines of {k} elements");
     let direct = expanded == 0 && k > 0;
     assert!(!(direct && wants_expansion(isa, ty, 1)), "{ty} is not multiplied as stored on {isa:?}");

@@ -53,8 +53,8 @@ pub fn quantize_tile(isa: Isa, form: Form, x: &[f32], k: usize, words: &mut [u32
     }
 }
 
-/// Rounds a tile to bf16, to nearest, ties to even: `x` is `[C, k]`, `words` is `[k / 2][C]`, two k in a word. For paths
-/// with BF16 instructions, whose conversion is used: subnormal numbers become 0.
+/// Rounds a tile to bf16, to nearest, ties to even: `x` is `[C, k]`, `words` is `[k / 2][C]`, two k in a word. For
+/// paths with BF16 instructions, whose conversion is used: subnormal numbers become 0.
 ///
 /// # Panics
 /// If `isa` has no BF16 instructions or the lengths do not fit.

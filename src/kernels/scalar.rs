@@ -86,7 +86,7 @@ fn accumulate_32(ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
 
 /// The codes of block `b` of a segment, `[groups][32 rows]`: expanded, or as stored where the type keeps bytes.
 fn quads<'a>(ty: WeightType, block: &'a [Line], expanded: &'a [Line], b: usize) -> &'a [[u8; 4]] {
-    let lines = expanded_lines(ty.block_len());
+    let lines = expanded_lines(ty, ty.block_len());
     bytemuck::cast_slice(if is_packed(ty) { &expanded[b * lines..][..lines] } else { &block[..lines] })
 }
 

@@ -146,8 +146,8 @@ impl Parts {
 }
 
 impl Pool {
-    /// Shares out the columns of `matrices`, all with `rows` rows, in blocks of `block` (> 0) columns, the last block of
-    /// a matrix possibly narrower. Calls `unit(m, tile)` for tiles that together cover every matrix `m` once.
+    /// Shares out the columns of `matrices`, all with `rows` rows, in blocks of `block` (> 0) columns, the last block
+    /// of a matrix possibly narrower. Calls `unit(m, tile)` for tiles that together cover every matrix `m` once.
     ///
     /// # Panics
     /// If there are more than 4 matrices or one is smaller than it should be.

@@ -176,7 +176,7 @@ fn multiply(
     let (ty, k) = (weights.ty(), weights.k());
     let (lines, following) = weights.panel(panel);
     let wants_expansion = wants_expansion(isa, ty, x.tiles());
-    let segment_k = segment_elements(ty);
+    let segment_k = segment_elements(ty, wants_expansion);
     // Lines that are read one after the other, once, and with little arithmetic: the hardware prefetches them better.
     let streams = !is_packed(ty) && x.rows() <= 2;
     sums.fill([0.0; PANEL_ROWS]);
@@ -192,7 +192,7 @@ fn multiply(
         };
         let mut ahead = next[..next.len().min(stop - begin)].chunks((stop - begin).div_ceil(tiles.len()));
         let weights = &lines[begin..stop];
-        let expanded = if wants_expansion { &mut expanded[..expanded_lines(end - start)] } else { &mut [] };
+        let expanded = if wants_expansion { &mut expanded[..expanded_lines(ty, end - start)] } else { &mut [] };
         if wants_expansion {
             expand(isa, ty, end - start, weights, expanded);
         }
@@ -211,11 +211,11 @@ fn multiply(
 
 /// Elements of K computed at a time: 8 to 16 KB of weights, so that the segment, the running sums of a tile and its
 /// activations fit L1 together. A multiple of every block.
-const fn segment_elements(ty: WeightType) -> usize {
+const fn segment_elements(ty: WeightType, expanded: bool) -> usize {
     match ty {
         WeightType::F32 => 128,
-        WeightType::F16 | WeightType::BF16 => 256,
-        WeightType::Q8_0 => 256,
+        WeightType::F16 if expanded => 128,
+        WeightType::F16 | WeightType::BF16 | WeightType::Q8_0 => 256,
         _ => EXPANDED_K,
     }
 }

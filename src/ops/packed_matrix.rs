@@ -129,11 +129,11 @@ impl PackedMatrix {
         for (out, block) in out.chunks_exact_mut(len).zip(lines.chunks_exact(panel_lines(self.ty, len))) {
             let mut codes = block;
             if is_packed(self.ty) {
-                let scratch = &mut scratch[..expanded_lines(len)];
+                let scratch = &mut scratch[..expanded_lines(self.ty, len)];
                 expand(isa, self.ty, len, block, scratch);
                 codes = scratch;
             }
-            let quads: &[[[u8; 4]; PANEL_ROWS]] = bytemuck::cast_slice(&codes[..expanded_lines(len)]);
+            let quads: &[[[u8; 4]; PANEL_ROWS]] = bytemuck::cast_slice(&codes[..expanded_lines(self.ty, len)]);
             if len == 32 {
                 dequantize_32(self.ty, block, quads, lane, out);
             } else {

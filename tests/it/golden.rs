@@ -45,7 +45,7 @@ impl Bounds {
             q8_0_kv: 5.0 * 6.8e-3 * (2.0 * layers).sqrt(),
             int8: 5.0 * 6.8e-3 * (4.0 * layers + 1.0).sqrt(),
             int8_in_256: 5.0 * 9.1e-3 * (4.0 * layers + 1.0).sqrt(),
-            bf16: 5.0 * 2f64.powi(-9) / 3f64.sqrt() * (4.0 * layers + 1.0).sqrt(),
+            bf16: 5.0 * 2f64.powi(-8) / 3f64.sqrt() * (4.0 * layers + 1.0).sqrt(),
         }
     }
 

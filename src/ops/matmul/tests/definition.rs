@@ -158,7 +158,7 @@ impl Case {
                 let pairs = self.ty == WeightType::BF16 && Isa::detect().has_bf16();
                 // MM-11: the activations are rounded to 8 bits, and every number below 2^-126 is 0.
                 let flushed = 2f64.powi(-126) * (1.0 + w.iter().map(|w| w.abs()).sum::<f64>());
-                if pairs { chain + 2f64.powi(-9) * (1.0 + k * unit) * magnitude + 3.0 * k * flushed } else { chain }
+                if pairs { chain + 2f64.powi(-8) * (1.0 + k * unit) * magnitude + 3.0 * k * flushed } else { chain }
             };
             return self
                 .x
