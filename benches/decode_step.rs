@@ -1,7 +1,8 @@
 //! A decode step against the number of sequences: one forward pass of a synthetic model, and where it takes steps.
 //!
 //! `cargo bench --bench decode_step` runs all; `-- /1024/` one context length. `LLORCH_BENCH_TYPE` chooses the weights
-//! (default q8_0), `LLORCH_BENCH_ISA` a path, `LLORCH_BENCH_THREADS` the number of threads (default 2). Names are
+//! (default q8_0), `LLORCH_BENCH_ISA` a path, `LLORCH_BENCH_THREADS` the number of threads (default 2),
+//! `LLORCH_BENCH_CONTEXTS` and `LLORCH_BENCH_SEQUENCES` lists of other contexts and batch sizes. Names are
 //! `decode_step/<type>/<path>/<context>/<sequences>`; elements per second are tokens per second. Scheduler and sampling
 //! are not in it: `bench engine` has them.
 //!
@@ -34,12 +35,9 @@ use llorch_cpud::ops::pool::Pool;
 use llorch_cpud::quant::WeightType;
 use llorch_cpud::types::{BlockId, Slot};
 
-const BATCHES: [usize; 13] = [1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17, 32, 33];
-const CONTEXTS: [usize; 2] = [128, 1024];
-const MOST_SEQUENCES: usize = 33;
+const BATCHES: &str = "1,2,3,4,5,7,8,9,13,16,17,32,33";
+const CONTEXTS: &str = "128,1024";
 const BLOCK_SIZE: usize = 32;
-/// Of a sequence: room for the longest context and the token of the step.
-const BLOCKS: usize = 1024 / BLOCK_SIZE + 1;
 const VOCAB: usize = 8192;
 /// Rows of a step that fills the cache.
 const FILL_ROWS: usize = 512;
@@ -48,14 +46,23 @@ fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
+/// A list of sizes.
+fn sizes(name: &str, default: &str) -> Vec<usize> {
+    let list = setting(name, default.to_owned());
+    list.split(',').map(|size| size.parse().unwrap_or_else(|_| panic!("{name}: {size:?} is no number"))).collect()
+}
+
 fn weight_type() -> WeightType {
     let name = setting("LLORCH_BENCH_TYPE", "q8_0".to_owned()).to_lowercase();
     let known = WeightType::ALL.into_iter().find(|ty| ty.to_string().to_lowercase() == name);
     known.expect("LLORCH_BENCH_TYPE names a weight type")
 }
 
-/// A model and the cache of its sequences. Sequence `s` owns the blocks from `s * BLOCKS` on.
+/// A model and the cache of its sequences. Sequence `s` owns the blocks from `s * blocks` on.
 struct Bench {
+    sequences: usize,
+    /// Of a sequence: room for the longest context and the token of the step.
+    blocks: usize,
     model: LlamaModel,
     kv_cache: KvCache,
     /// Positions of every sequence whose K and V are there.
@@ -64,7 +71,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(ty: WeightType, isa: Isa, pool: &Arc<Pool>) -> Self {
+    fn new(ty: WeightType, isa: Isa, pool: &Arc<Pool>, sequences: usize, context: usize) -> Self {
+        let blocks = context / BLOCK_SIZE + 1;
         let spec = TestModel {
             hidden: 2048,
             ffn: 5632,
@@ -73,7 +81,7 @@ impl Bench {
             kv_heads: 4,
             head_dim: 64,
             vocab: VOCAB,
-            context: BLOCKS * BLOCK_SIZE,
+            context: blocks * BLOCK_SIZE,
             tied: true,
             weight_type: ty,
             ..TestModel::default()
@@ -88,15 +96,15 @@ impl Bench {
             block_size: BLOCK_SIZE,
             kv_type: KvType::F16,
         };
-        let kv_cache = KvCache::new(shape, MOST_SEQUENCES * BLOCKS).expect("the cache fits");
-        let model = LlamaModel::new(config, weights, Arc::clone(pool), isa, FILL_ROWS, MOST_SEQUENCES);
-        Self { model, kv_cache, filled: 0, batch: ForwardBatch::default() }
+        let kv_cache = KvCache::new(shape, sequences * blocks).expect("the cache fits");
+        let model = LlamaModel::new(config, weights, Arc::clone(pool), isa, FILL_ROWS, sequences);
+        Self { sequences, blocks, model, kv_cache, filled: 0, batch: ForwardBatch::default() }
     }
 
     /// Adds rows of one sequence to the batch.
     fn push(&mut self, sequence: usize, positions: std::ops::Range<usize>) {
         let batch = &mut self.batch;
-        let (first_block, end) = (sequence * BLOCKS, positions.end);
+        let (first_block, end) = (sequence * self.blocks, positions.end);
         for position in positions {
             batch.token_ids.push(((position * 7919 + sequence * 104_729) % VOCAB) as u32);
             batch.positions.push(position as u32);
@@ -117,7 +125,7 @@ impl Bench {
 
     /// Computes K and V of all sequences up to `context`.
     fn fill(&mut self, context: usize) {
-        for sequence in 0..MOST_SEQUENCES {
+        for sequence in 0..self.sequences {
             for start in (self.filled..context).step_by(FILL_ROWS) {
                 self.clear();
                 self.push(sequence, start..(start + FILL_ROWS).min(context));
@@ -138,12 +146,15 @@ impl Bench {
 fn decode_step(c: &mut Criterion) {
     let (ty, isa) = (weight_type(), setting("LLORCH_BENCH_ISA", Isa::detect()));
     let pool = Arc::new(Pool::new(setting("LLORCH_BENCH_THREADS", 2)).expect("a pool"));
-    let mut bench = Bench::new(ty, isa, &pool);
+    let contexts = sizes("LLORCH_BENCH_CONTEXTS", CONTEXTS);
+    let batches = sizes("LLORCH_BENCH_SEQUENCES", BATCHES);
+    let most = |sizes: &[usize]| sizes.iter().copied().max().unwrap_or(1);
+    let mut bench = Bench::new(ty, isa, &pool, most(&batches), most(&contexts));
     let _awake = pool.begin_step();
-    for context in CONTEXTS {
+    for context in contexts {
         let mut group = c.benchmark_group(format!("decode_step/{ty}/{isa:?}/{context}").to_lowercase());
         group.sample_size(20).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-        for sequences in BATCHES {
+        for &sequences in &batches {
             group.throughput(Throughput::Elements(sequences as u64));
             group.bench_function(BenchmarkId::from_parameter(sequences), |b| {
                 // Here, so that what no filter selects costs nothing.
