@@ -74,11 +74,14 @@ def ours(args, model, text):
 
 
 def theirs(args, model, text):
-    """None where it failed, after saying so."""
+    """None where it failed, after saying so. On a busy machine it sometimes ends before its last line is written."""
     command = [args.peer / "llama-perplexity", "-m", model, "-f", text, "-c", str(args.context),
                "-t", str(args.threads)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    found = re.search(r"Final estimate: PPL = ([0-9.]+)", done.stdout)
+    for _ in range(3):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        found = re.search(r"Final estimate: PPL = ([0-9.]+)", done.stdout)
+        if done.returncode != 0 or found:
+            break
     if done.returncode != 0 or not found:
         print(f"!!!! llama-perplexity ended with {done.returncode} on {model.name}:\n{done.stdout[-2000:]}")
         return None

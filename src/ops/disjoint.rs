@@ -151,27 +151,29 @@ impl Pool {
     ///
     /// # Panics
     /// If there are more than 4 matrices or one is smaller than it should be.
-    pub fn run_columns(
+    pub fn run_columns<'a>(
         &self,
-        matrices: &mut [Columns<'_>],
+        matrices: impl IntoIterator<Item = Columns<'a>>,
         rows: usize,
         block: usize,
         unit: impl Fn(usize, Tile<'_>) + Sync,
     ) {
-        assert!(block > 0 && matrices.len() <= MAX_MATRICES, "{} matrices, blocks of {block}", matrices.len());
+        assert!(block > 0, "blocks of no columns");
         // Per matrix: its start, its stride, and its blocks in the numbering of all.
         let mut places = [const { (Matrix(std::ptr::null_mut()), 0, 0, 0) }; MAX_MATRICES];
-        let mut total = 0;
-        for (place, matrix) in places.iter_mut().zip(matrices.iter_mut()) {
+        let (mut count, mut total) = (0, 0);
+        for matrix in matrices {
+            assert!(count < MAX_MATRICES, "more than {MAX_MATRICES} matrices");
             let needed = rows.checked_mul(matrix.stride);
             let (stride, len) = (matrix.stride, matrix.out.len());
             assert!(needed.is_some_and(|n| n <= len), "{rows} rows of {stride} in a buffer of {len}");
             let blocks = stride.div_ceil(block);
-            *place = (Matrix(matrix.out.as_mut_ptr()), stride, total, total + blocks);
+            places[count] = (Matrix(matrix.out.as_mut_ptr()), stride, total, total + blocks);
+            count += 1;
             total += blocks;
         }
         let parts = Parts { total, workers: self.threads() };
-        let places = &places[..matrices.len()];
+        let places = &places[..count];
         self.run(parts.count(), &|i| {
             let part = parts.part(i);
             for (index, (matrix, stride, first, end)) in places.iter().enumerate() {

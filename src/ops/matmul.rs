@@ -58,19 +58,10 @@ pub fn matmul(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &mut 
 
 /// [`matmul`] of one input with up to 4 matrices, shared out in one run.
 pub fn matmul_each(ctx: &Ctx<'_>, x: &Activations, products: &mut [(&PackedMatrix, &mut [f32])]) {
-    let mut products = products.iter_mut();
-    let mut columns = [const { None }; 4];
-    let mut weights = [None; 4];
-    let mut count = 0;
-    for (place, (matrix, out)) in columns.iter_mut().zip(&mut products) {
-        check(ctx, matrix, x, out);
-        weights[count] = Some(*matrix);
-        *place = Some(Columns { out, stride: matrix.n() });
-        count += 1;
-    }
-    assert!(products.next().is_none(), "more than 4 matrices in one run");
-    let mut columns = columns.map(|columns| columns.unwrap_or(Columns { out: &mut [], stride: 0 }));
-    run(ctx, x, &mut columns[..count], |matrix, tile| {
+    products.iter().for_each(|(weights, out)| check(ctx, weights, x, out));
+    let weights: [_; 4] = std::array::from_fn(|i| products.get(i).map(|(weights, _)| *weights));
+    let columns = products.iter_mut().map(|(weights, out)| Columns { out, stride: weights.n() });
+    run(ctx, x, columns, |matrix, tile| {
         if let Some(weights) = weights[matrix] {
             unit(ctx.isa, x, weights, Epilogue::Store, tile);
         }
@@ -83,8 +74,7 @@ pub fn matmul_each(ctx: &Ctx<'_>, x: &Activations, products: &mut [(&PackedMatri
 /// As [`matmul`].
 pub fn matmul_add(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &mut [f32]) {
     check(ctx, weights, x, out);
-    let mut columns = [Columns { out, stride: weights.n() }];
-    run(ctx, x, &mut columns, |_, tile| unit(ctx.isa, x, weights, Epilogue::Add, tile));
+    run(ctx, x, [Columns { out, stride: weights.n() }], |_, tile| unit(ctx.isa, x, weights, Epilogue::Add, tile));
 }
 
 /// `out = silu(gate x) * (up x)` (ACT-1), element by element: the matrices have the same shape and one form of
@@ -95,8 +85,7 @@ pub fn matmul_add(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &
 pub fn matmul_gated(ctx: &Ctx<'_>, gate: &PackedMatrix, up: &PackedMatrix, x: &Activations, out: &mut [f32]) {
     check(ctx, gate, x, out);
     check(ctx, up, x, out);
-    let mut columns = [Columns { out, stride: gate.n() }];
-    run(ctx, x, &mut columns, |_, tile| unit(ctx.isa, x, gate, Epilogue::Gate(up), tile));
+    run(ctx, x, [Columns { out, stride: gate.n() }], |_, tile| unit(ctx.isa, x, gate, Epilogue::Gate(up), tile));
 }
 
 fn check(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &[f32]) {
@@ -105,7 +94,12 @@ fn check(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &[f32]) {
     assert_eq!(out.len(), x.rows() * weights.n(), "outputs of [{}, {}]", x.rows(), weights.n());
 }
 
-fn run(ctx: &Ctx<'_>, x: &Activations, columns: &mut [Columns<'_>], unit: impl Fn(usize, Tile<'_>) + Sync) {
+fn run<'a>(
+    ctx: &Ctx<'_>,
+    x: &Activations,
+    columns: impl IntoIterator<Item = Columns<'a>>,
+    unit: impl Fn(usize, Tile<'_>) + Sync,
+) {
     if x.rows() > 0 {
         ctx.pool.run_columns(columns, x.rows(), PANEL_ROWS, unit);
     }

@@ -32,11 +32,8 @@ fn columns_of_several_matrices_are_covered_once() {
         let pool = Pool::new(threads).unwrap();
         for (rows, strides) in [(1, [64, 1, 130]), (3, [33, 32, 31]), (2, [0, 0, 500]), (0, [40, 1, 2])] {
             let mut buffers = strides.map(|stride| vec![0f32; rows * stride + 5]);
-            let mut matrices = Vec::new();
-            for (out, stride) in buffers.iter_mut().zip(strides) {
-                matrices.push(Columns { out, stride });
-            }
-            pool.run_columns(&mut matrices, rows, 32, |m, mut tile| {
+            let matrices = buffers.iter_mut().zip(strides).map(|(out, stride)| Columns { out, stride });
+            pool.run_columns(matrices, rows, 32, |m, mut tile| {
                 assert!(tile.cols.start.is_multiple_of(32) && tile.cols.end <= strides[m]);
                 for row in 0..rows {
                     tile.row_mut(row).iter_mut().for_each(|x| *x += (m + 1) as f32);
@@ -71,11 +68,12 @@ fn parts_ascend_without_gaps_and_get_smaller() {
 fn columns_beyond_a_matrix_are_refused() {
     let pool = Pool::new(2).unwrap();
     let mut out = vec![0f32; 12];
-    let refused = |out: &mut [f32], stride, rows| {
-        panic_of(|| pool.run_columns(&mut [Columns { out, stride }], rows, 32, |_, _| ()))
-    };
+    let refused =
+        |out: &mut [f32], stride, rows| panic_of(|| pool.run_columns([Columns { out, stride }], rows, 32, |_, _| ()));
     assert!(refused(&mut out, 5, 3).contains("3 rows of 5"));
     assert!(refused(&mut out, usize::MAX, 2).contains("2 rows of"));
+    let five = (0..5).map(|_| Columns { out: &mut [], stride: 0 });
+    assert!(panic_of(|| pool.run_columns(five, 1, 32, |_, _| ())).contains("more than 4 matrices"));
 }
 
 #[test]
