@@ -23,7 +23,7 @@ use crate::ops::matmul::{matmul_add, matmul_each, matmul_gated};
 use crate::ops::packed_matrix::PackedMatrix;
 use crate::ops::pool::Pool;
 use crate::ops::rope;
-use crate::ops::{Ctx, activation, embedding, norm};
+use crate::ops::{Ctx, activation, embedding};
 use std::sync::Arc;
 
 /// A loaded model and its workspace.
@@ -89,15 +89,15 @@ fn attention_block(
     kv_cache: &mut KvCache,
 ) {
     let t = batch.num_rows();
-    let (x, h) = (&mut ws.x[..t * c.hidden_size], &mut ws.normed[..t * c.hidden_size]);
+    let x = &mut ws.x[..t * c.hidden_size];
     let (q, attended) = (&mut ws.q[..t * c.q_dim()], &mut ws.attended[..t * c.q_dim()]);
     let (k, v) = (&mut ws.k[..t * c.kv_dim()], &mut ws.v[..t * c.kv_dim()]);
     let cos_sin = &ws.cos_sin[..t * c.rope_dim];
 
-    norm::rms_norm(ctx, x, &layer.attn_norm, c.rms_norm_eps, h);
     project(
         ctx,
-        h,
+        x,
+        (&*layer.attn_norm, c.rms_norm_eps),
         &mut ws.activations,
         &mut [(&layer.attn_q, &mut *q), (&layer.attn_k, &mut *k), (&layer.attn_v, &mut *v)],
     );
@@ -112,16 +112,16 @@ fn attention_block(
 
 /// `x += Wdown (silu(Wgate h) * (Wup h))` with `h = rms_norm(x)`.
 fn feed_forward_block(ctx: &Ctx<'_>, c: &ModelConfig, layer: &LayerWeights, t: usize, ws: &mut Workspace) {
-    let (x, h) = (&mut ws.x[..t * c.hidden_size], &mut ws.normed[..t * c.hidden_size]);
+    let x = &mut ws.x[..t * c.hidden_size];
     let gated = &mut ws.gated[..t * c.intermediate_size];
-    norm::rms_norm(ctx, x, &layer.ffn_norm, c.rms_norm_eps, h);
     let (gate, up) = (&layer.ffn_gate, &layer.ffn_up);
-    ws.activations.prepare(ctx, h, t, c.hidden_size, gate.ty());
+    ws.activations.prepare_normed(ctx, x, &layer.ffn_norm, c.rms_norm_eps, gate.ty());
     if ws.activations.fits(ctx.isa, up.ty()) {
         matmul_gated(ctx, gate, up, &ws.activations, gated);
     } else {
         let up_out = &mut ws.up[..t * c.intermediate_size];
-        project(ctx, h, &mut ws.activations, &mut [(gate, &mut *gated), (up, &mut *up_out)]);
+        let norm = (&*layer.ffn_norm, c.rms_norm_eps);
+        project(ctx, x, norm, &mut ws.activations, &mut [(gate, &mut *gated), (up, &mut *up_out)]);
         activation::silu_mul(ctx, gated, up_out);
     }
     project_onto(ctx, gated, &mut ws.activations, &layer.ffn_down, x);
@@ -137,18 +137,23 @@ fn logits<'a>(ctx: &Ctx<'_>, c: &ModelConfig, weights: &Weights, rows: &[u32], w
     if r == 0 {
         return out;
     }
-    let h = &mut ws.normed[..r * hidden];
-    norm::rms_norm(ctx, &ws.last[..r * hidden], &weights.output_norm, c.rms_norm_eps, h);
-    project(ctx, h, &mut ws.activations, &mut [(weights.head(), &mut *out)]);
+    let norm = (&*weights.output_norm, c.rms_norm_eps);
+    project(ctx, &ws.last[..r * hidden], norm, &mut ws.activations, &mut [(weights.head(), &mut *out)]);
     out
 }
 
-/// Multiplies one input `[M, K]` by several matrices of `K` inputs; neighbours whose types want the input in one form
-/// share its preparation and their run.
-fn project(ctx: &Ctx<'_>, input: &[f32], activations: &mut Activations, outputs: &mut [(&PackedMatrix, &mut [f32])]) {
+/// Normalises `x` `[M, K]` with `(weight, eps)` and multiplies it by several matrices of `K` inputs; neighbours whose
+/// types want the input in one form share its preparation and their run.
+fn project(
+    ctx: &Ctx<'_>,
+    x: &[f32],
+    (norm, eps): (&[f32], f32),
+    activations: &mut Activations,
+    outputs: &mut [(&PackedMatrix, &mut [f32])],
+) {
     let mut rest = outputs;
     while let Some((weight, _)) = rest.first() {
-        activations.prepare(ctx, input, input.len() / weight.k(), weight.k(), weight.ty());
+        activations.prepare_normed(ctx, x, norm, eps, weight.ty());
         let same = rest.iter().take_while(|(weight, _)| activations.fits(ctx.isa, weight.ty())).count();
         let (now, later) = rest.split_at_mut(same);
         matmul_each(ctx, activations, now);

@@ -9,8 +9,6 @@ pub struct Workspace {
     pub max_logits_rows: usize,
     /// `[T, hidden]` the residual stream.
     pub x: Vec<f32>,
-    /// `[T, hidden]` normalised input of a projection, or a block's output before it is added.
-    pub normed: Vec<f32>,
     /// `[T, num_heads * head_dim]`
     pub q: Vec<f32>,
     /// `[T, num_kv_heads * head_dim]`
@@ -41,7 +39,6 @@ impl Workspace {
             max_rows,
             max_logits_rows,
             x: rows(c.hidden_size),
-            normed: rows(c.hidden_size),
             q: rows(c.q_dim()),
             k: rows(c.kv_dim()),
             v: rows(c.kv_dim()),
@@ -57,7 +54,7 @@ impl Workspace {
 
     /// Bytes a workspace of these sizes takes, for the memory plan.
     pub fn bytes(c: &ModelConfig, vocab_size: usize, max_rows: usize, max_logits_rows: usize) -> u64 {
-        let row = 2 * c.hidden_size + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.intermediate_size + c.rope_dim;
+        let row = c.hidden_size + 2 * c.q_dim() + 2 * c.kv_dim() + 2 * c.intermediate_size + c.rope_dim;
         let widest = c.hidden_size.max(c.intermediate_size).max(c.q_dim());
         let activations = Activations::planned_bytes(max_rows.max(max_logits_rows), widest);
         4 * (max_rows as u64 * row as u64 + max_logits_rows as u64 * (c.hidden_size + vocab_size) as u64) + activations
@@ -88,19 +85,8 @@ mod tests {
         };
         for (max_rows, max_logits_rows) in [(1, 1), (13, 4), (48, 48), (5, 9)] {
             let ws = Workspace::new(&c, 301, max_rows, max_logits_rows);
-            let buffers = [
-                &ws.x,
-                &ws.normed,
-                &ws.q,
-                &ws.k,
-                &ws.v,
-                &ws.attended,
-                &ws.gated,
-                &ws.up,
-                &ws.cos_sin,
-                &ws.last,
-                &ws.logits,
-            ];
+            let buffers =
+                [&ws.x, &ws.q, &ws.k, &ws.v, &ws.attended, &ws.gated, &ws.up, &ws.cos_sin, &ws.last, &ws.logits];
             let floats: usize = buffers.iter().map(|buffer| buffer.len()).sum();
             let allocated = (4 * floats) as u64 + ws.activations.bytes();
             assert_eq!(Workspace::bytes(&c, 301, max_rows, max_logits_rows), allocated, "{max_rows} {max_logits_rows}");

@@ -1,12 +1,19 @@
 //! The input of a matrix multiplication in the form the kernels read.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Ctx;
+use super::norm::norm_rows;
 use crate::kernels::Isa;
 use crate::kernels::panel::Form;
 use crate::kernels::quantize::{quantize_tile, round_pairs};
 use crate::quant::WeightType;
+
+thread_local! {
+    /// The normalised rows of a tile. It grows to its final size in the first steps.
+    static NORMED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A workspace for one matmul input: prepared once, read by every matrix that multiplies the same activations.
 ///
@@ -47,6 +54,32 @@ impl Activations {
     /// If `x` is not `m * k` long, exceeds the room, or `k` is no multiple of `ty`'s block.
     pub fn prepare(&mut self, ctx: &Ctx<'_>, x: &[f32], m: usize, k: usize, ty: WeightType) {
         assert_eq!(x.len(), m * k, "activations of [{m}, {k}]");
+        self.fill(ctx, m, k, ty, |form, rows, words| round(ctx.isa, form, &x[rows.start * k..rows.end * k], k, words));
+    }
+
+    /// As [`Self::prepare`] with what [`super::norm::rms_norm`] makes of `x` `[m, K]`, `weight` being `[K]`: rows are
+    /// normalised where they are rounded.
+    pub fn prepare_normed(&mut self, ctx: &Ctx<'_>, x: &[f32], weight: &[f32], eps: f32, ty: WeightType) {
+        let k = weight.len();
+        assert!(k > 0 && x.len().is_multiple_of(k), "x of {} elements, rows of {k}", x.len());
+        self.fill(ctx, x.len() / k, k, ty, |form, rows, words| {
+            NORMED.with_borrow_mut(|normed| {
+                normed.resize(rows.len() * k, 0.0);
+                norm_rows(ctx.isa, &x[rows.start * k..rows.end * k], weight, eps, normed);
+                round(ctx.isa, form, normed, k, words);
+            });
+        });
+    }
+
+    /// Has `write(form, rows, words)` write the words of each tile.
+    fn fill(
+        &mut self,
+        ctx: &Ctx<'_>,
+        m: usize,
+        k: usize,
+        ty: WeightType,
+        write: impl Fn(Form, Range<usize>, &mut [u32]) + Sync,
+    ) {
         assert!(m <= self.max_rows && k <= self.max_k, "[{m}, {k}] in [{}, {}]", self.max_rows, self.max_k);
         assert!(k > 0 && k.is_multiple_of(ty.block_len()), "rows of {k} for {ty}");
         (self.rows, self.k, self.form) = (m, k, Form::of(ctx.isa, ty));
@@ -58,13 +91,8 @@ impl Activations {
         let (form, words) = (self.form, &mut self.words[..tiles * self.tile_stride]);
         ctx.pool.run_chunks(words, self.tile_stride, |tile, words| {
             let rows = tile_rows(tile, tiles, m);
-            let words = &mut words[..rows.len() * form.column_words(k)];
-            let x = &x[rows.start * k..rows.end * k];
-            match form {
-                Form::Float => interleave(x, k, words),
-                Form::Pairs => round_pairs(ctx.isa, x, k, words),
-                Form::Blocks32 | Form::Blocks256 => quantize_tile(ctx.isa, form, x, k, words),
-            }
+            let len = rows.len() * form.column_words(k);
+            write(form, rows, &mut words[..len]);
         });
     }
 
@@ -112,6 +140,15 @@ impl Activations {
 /// Rows of tile `tile` when `rows` are dealt out evenly.
 fn tile_rows(tile: usize, tiles: usize, rows: usize) -> Range<usize> {
     tile * rows / tiles..(tile + 1) * rows / tiles
+}
+
+/// The words of a tile: `x` is `[C, k]`.
+fn round(isa: Isa, form: Form, x: &[f32], k: usize, words: &mut [u32]) {
+    match form {
+        Form::Float => interleave(x, k, words),
+        Form::Pairs => round_pairs(isa, x, k, words),
+        Form::Blocks32 | Form::Blocks256 => quantize_tile(isa, form, x, k, words),
+    }
 }
 
 /// `x` `[C, k]` to `words` `[k][C]`.

@@ -2,6 +2,7 @@
 
 use super::Ctx;
 use super::disjoint::rows_per_unit;
+use crate::kernels::Isa;
 use crate::kernels::lanes::{self, LANES, LaneOp, Lanes};
 
 #[cfg(test)]
@@ -16,12 +17,15 @@ pub fn rms_norm(ctx: &Ctx<'_>, x: &[f32], weight: &[f32], eps: f32, out: &mut [f
     let width = weight.len();
     assert!(width > 0 && x.len().is_multiple_of(width), "x of {} elements, rows of {width}", x.len());
     assert_eq!(x.len(), out.len(), "x and out differ in length");
-    let isa = ctx.isa;
     ctx.pool.run_chunks(out, rows_per_unit(x.len(), width) * width, |unit, out| {
         let first = unit * rows_per_unit(x.len(), width) * width;
-        let x = &x[first..first + out.len()];
-        lanes::run(isa, RmsNorm { x, weight, eps, out });
+        norm_rows(ctx.isa, &x[first..first + out.len()], weight, eps, out);
     });
+}
+
+/// [`rms_norm`] for the calling thread.
+pub(super) fn norm_rows(isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    lanes::run(isa, RmsNorm { x, weight, eps, out });
 }
 
 struct RmsNorm<'a> {

@@ -8,6 +8,7 @@ use crate::kernels::Isa;
 use crate::ops::Ctx;
 use crate::ops::activation::silu_mul;
 use crate::ops::activations::Activations;
+use crate::ops::norm::rms_norm;
 use crate::ops::packed_matrix::PackedMatrix;
 use crate::ops::pool::Pool;
 use crate::ops::test_weights::{Range, below, random_activations, random_tensor};
@@ -251,6 +252,29 @@ fn act_1_fused_products_are_the_separate_ones() {
                     matmul_gated(&ctx, &a, &b, &x, &mut gated);
                     assert_same(&gated, &expected, &what);
                 }
+            }
+        }
+    }
+}
+
+/// Normalising where rows are rounded is normalising first (NORM-1), for every form of activations.
+#[test]
+fn norm_1_a_normed_input_is_the_norm_prepared() {
+    let mut random = TestRng::new(20_261_126);
+    let pool = Pool::new(2).unwrap();
+    for isa in Isa::available() {
+        let ctx = Ctx { pool: &pool, isa };
+        for ty in [WeightType::F32, WeightType::BF16, WeightType::Q8_0, WeightType::Q4K] {
+            for m in [1, 5, 40] {
+                let case = Case::random(&mut random, Range::Plain, ty, (33, 512, m));
+                let weight = random_activations(&mut random, Range::Plain, 1, 512);
+                let mut normed = vec![0.0; m * 512];
+                rms_norm(&ctx, &case.x, &weight, 1e-5, &mut normed);
+                let expected = run(isa, &pool, &case.packed(), &normed, m);
+                let (mut x, mut out) = (Activations::new(m, 512), vec![0.0; m * 33]);
+                x.prepare_normed(&ctx, &case.x, &weight, 1e-5, ty);
+                matmul(&ctx, &case.packed(), &x, &mut out);
+                assert_same(&out, &expected, &format!("{} {isa:?}", case.describe()));
             }
         }
     }
