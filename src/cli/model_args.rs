@@ -28,7 +28,7 @@ pub struct ModelArgs {
     /// Worker threads [default: the cores this process may use].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
-    /// Instruction-set path: auto, scalar, avx2, avx512.
+    /// Instruction-set path: auto, scalar, avx2, avxvnni, avx512.
     #[arg(long, value_name = "PATH", default_value = "auto")]
     pub isa: String,
     /// Memory of the KV cache, such as 512MiB or 2GiB [default: what the machine or its cgroup leaves, within reason].

@@ -70,12 +70,12 @@ pub fn expand(isa: Isa, ty: WeightType, k: usize, lines: &[Line], out: &mut [Lin
         Path::Scalar => expand_blocks(Scalar, ty, lines, out),
         // SAFETY: holding an Isa of this path proves the features it is compiled with.
         #[cfg(target_arch = "x86_64")]
-        Path::Avx2 => unsafe { expand_avx2(ty, lines, out) },
+        Path::Avx2 | Path::AvxVnni => unsafe { expand_avx2(ty, lines, out) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Path::Avx512 => unsafe { expand_avx512(ty, lines, out) },
         #[cfg(not(target_arch = "x86_64"))]
-        Path::Avx2 | Path::Avx512 => unreachable!("an Isa is only made for a path this CPU has"),
+        Path::Avx2 | Path::AvxVnni | Path::Avx512 => unreachable!("an Isa is only made for a path this CPU has"),
     }
 }
 

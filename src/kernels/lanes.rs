@@ -87,12 +87,12 @@ pub fn run<O: LaneOp>(isa: Isa, op: O) -> O::Output {
         Path::Scalar => op.run(Scalar),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` with this path exists only where the CPU has these features.
-        Path::Avx2 => unsafe { x86::run_avx2(op) },
+        Path::Avx2 | Path::AvxVnni => unsafe { x86::run_avx2(op) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Path::Avx512 => unsafe { x86::run_avx512(op) },
         #[cfg(not(target_arch = "x86_64"))]
-        Path::Avx2 | Path::Avx512 => unreachable!("no such Isa value on this architecture"),
+        Path::Avx2 | Path::AvxVnni | Path::Avx512 => unreachable!("no such Isa value on this architecture"),
     }
 }
 

@@ -35,6 +35,8 @@ pub enum Path {
     Scalar,
     /// AVX2, FMA, F16C.
     Avx2,
+    /// AVX2 and AVX-VNNI.
+    AvxVnni,
     /// AVX-512 F, BW, DQ, VL, VNNI (and AVX2, FMA, F16C).
     Avx512,
 }
@@ -44,7 +46,7 @@ pub enum Path {
 pub enum IsaError {
     #[error("--isa {0}: this CPU lacks it")]
     Unsupported(String),
-    #[error("--isa {0}: unknown; one of auto, scalar, avx2, avx512")]
+    #[error("--isa {0}: unknown; one of auto, scalar, avx2, avxvnni, avx512")]
     Unknown(String),
 }
 
@@ -56,7 +58,7 @@ impl Isa {
 
     /// Every path this CPU has, slowest first; `Avx512` without its BF16 instructions too, as other CPUs run it.
     pub fn available() -> Vec<Self> {
-        let paths = [Path::Scalar, Path::Avx2, Path::Avx512].into_iter().filter(|p| p.is_available());
+        let paths = Path::ALL.into_iter().filter(|p| p.is_available());
         let mut all: Vec<_> = paths.map(|path| Self { path, bf16: false }).collect();
         all.extend(Self::require(Path::Avx512).filter(|isa| isa.bf16));
         all
@@ -80,6 +82,7 @@ impl Isa {
         match self.path {
             Path::Scalar => "scalar",
             Path::Avx2 => "avx2",
+            Path::AvxVnni => "avxvnni",
             Path::Avx512 => "avx512",
         }
     }
@@ -96,6 +99,8 @@ fn has_bf16() -> bool {
 }
 
 impl Path {
+    const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512];
+
     #[cfg(target_arch = "x86_64")]
     fn is_available(self) -> bool {
         let avx2 =
@@ -103,6 +108,7 @@ impl Path {
         match self {
             Self::Scalar => true,
             Self::Avx2 => avx2,
+            Self::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
             Self::Avx512 => {
                 avx2 && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
@@ -128,8 +134,9 @@ impl FromStr for Isa {
             "auto" => return Ok(Self::detect()),
             "scalar" => Path::Scalar,
             "avx2" => Path::Avx2,
+            "avxvnni" => Path::AvxVnni,
             "avx512" => Path::Avx512,
-            "avxvnni" | "neon" => return Err(IsaError::Unsupported(text.into())),
+            "neon" => return Err(IsaError::Unsupported(text.into())),
             _ => return Err(IsaError::Unknown(text.into())),
         };
         Self::require(path).ok_or_else(|| IsaError::Unsupported(text.into()))

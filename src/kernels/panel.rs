@@ -175,13 +175,13 @@ pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
     if matches!(ty, WeightType::F16) { 2 * k } else { k / 2 }
 }
 
-/// Whether the path multiplies expanded weights when `tiles` tiles of activations share them. AVX-512 takes codes for a
-/// single tile from the stored lines. F16 is widened once for four tiles and more: below that, writing and reading the
+/// Whether the path multiplies expanded weights when `tiles` tiles of activations share them. The vector paths take codes for
+/// a single tile from the stored lines. AVX-512 widens F16 once for four tiles and more: below that, writing and reading the
 /// wider numbers costs more than converting them for each tile.
 pub fn wants_expansion(isa: Isa, ty: WeightType, tiles: usize) -> bool {
     match ty {
         WeightType::F16 => isa.path() == Path::Avx512 && tiles > 3,
-        _ => is_packed(ty) && (isa.path() != Path::Avx512 || tiles > 1),
+        _ => is_packed(ty) && (isa.path() == Path::Scalar || tiles > 1),
     }
 }
 
@@ -280,10 +280,10 @@ pub fn accumulate(isa: Isa, ty: WeightType, k: usize, segment: Segment<'_>, acc:
     match isa.path() {
         Path::Scalar => scalar::accumulate(isa, ty, segment, acc),
         #[cfg(target_arch = "x86_64")]
-        Path::Avx2 => avx2::accumulate(isa, ty, segment, acc),
+        Path::Avx2 | Path::AvxVnni => avx2::accumulate(isa, ty, segment, acc),
         #[cfg(target_arch = "x86_64")]
         Path::Avx512 => avx512::accumulate(isa, ty, segment, acc),
         #[cfg(not(target_arch = "x86_64"))]
-        Path::Avx2 | Path::Avx512 => unreachable!("an Isa is only made for a path this CPU has"),
+        Path::Avx2 | Path::AvxVnni | Path::Avx512 => unreachable!("an Isa is only made for a path this CPU has"),
     }
 }

@@ -31,7 +31,7 @@ pub fn run(isa: Isa, unit: Unit, rounds: u64) -> Option<u64> {
         #[cfg(target_arch = "x86_64")]
         (Path::Avx512, _) => avx512(isa, unit, rounds),
         #[cfg(target_arch = "x86_64")]
-        (Path::Avx2, _) => avx2(unit, rounds),
+        (Path::Avx2 | Path::AvxVnni, _) => avx2(unit, rounds),
         _ => None,
     }
 }

@@ -44,12 +44,12 @@ pub fn quantize_tile(isa: Isa, form: Form, x: &[f32], k: usize, words: &mut [u32
         Path::Scalar => quantize_rows(Scalar, form, x, k, words),
         // SAFETY: holding an Isa of this path proves the features it is compiled with.
         #[cfg(target_arch = "x86_64")]
-        Path::Avx2 => unsafe { quantize_rows_avx2(form, x, k, words) },
+        Path::Avx2 | Path::AvxVnni => unsafe { quantize_rows_avx2(form, x, k, words) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Path::Avx512 => unsafe { quantize_rows_avx512(form, x, k, words) },
         #[cfg(not(target_arch = "x86_64"))]
-        Path::Avx2 | Path::Avx512 => unreachable!("an Isa is only made for a path this CPU has"),
+        Path::Avx2 | Path::AvxVnni | Path::Avx512 => unreachable!("an Isa is only made for a path this CPU has"),
     }
 }
 
