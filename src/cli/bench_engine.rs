@@ -76,6 +76,7 @@ pub fn run(args: BenchEngineArgs) -> Result<(), CliError> {
         default_max_model_len: Some(longest(&args)),
     };
     let mut loaded = load(&args.model, limits)?;
+    loaded.engine.bind_thread();
     warm_up(&mut loaded)?;
     if !args.json {
         output::print(

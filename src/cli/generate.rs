@@ -79,6 +79,7 @@ pub fn run(args: GenerateArgs) -> Result<(), CliError> {
     check_ranges(&args)?;
     let limits = EngineLimits { max_num_seqs: 1, max_num_batched_tokens: STEP_ROWS, default_max_model_len: None };
     let mut loaded = load(&args.model, limits)?;
+    loaded.engine.bind_thread();
     let prompt = prompt_tokens(&args.prompt, &loaded.tokenizer)?;
     let limit = loaded.max_model_len as usize;
     if prompt.len() >= limit {

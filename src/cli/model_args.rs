@@ -18,6 +18,7 @@ use crate::server::info::ModelInfo;
 use crate::text::Tokenizer;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Which model to run and how.
 #[derive(clap::Args, Clone, Debug)]
@@ -28,6 +29,10 @@ pub struct ModelArgs {
     /// Worker threads [default: the cores this process may use].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Bind each worker thread to a CPU of its own, where there are as many as CPUs that this process may use.
+    #[arg(long, value_name = "on|off", default_value = "off", action = clap::ArgAction::Set,
+          value_parser = clap::builder::BoolishValueParser::new())]
+    pub pin: bool,
     /// Instruction-set path: auto, scalar, avx2, avxvnni, avx512.
     #[arg(long, value_name = "PATH", default_value = "auto")]
     pub isa: String,
@@ -93,10 +98,14 @@ pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
     let config = ModelConfig::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
     let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
     let threads = args.num_threads();
-    let pool = Pool::new(threads).map_err(|e| CliError::Config(format!("--threads {threads}: {e}")))?;
+    let pool = if args.pin { Pool::bound(threads) } else { Pool::new(threads) };
+    let pool = pool.map_err(|e| CliError::Config(format!("--threads {threads}: {e}")))?;
     let mut bar = super::progress::Bar::new(file.file_bytes(), "loading");
+    let started = Instant::now();
     let weights = Weights::load(&file, &config, &mut |done| bar.set(done)).map_err(|e| bad_data(e.to_string()))?;
     bar.finish();
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(bytes = weights.bytes(), seconds = format_args!("{seconds:.3}"), "weights packed");
     if weights.unused_tensors > 0 {
         tracing::warn!(tensors = weights.unused_tensors, "the model file has tensors that are not used");
     }

@@ -74,6 +74,7 @@ pub fn spawn<M: Model + 'static>(
 
 impl<M: Model> Actor<M> {
     fn run(mut self) -> Result<(), EngineGone> {
+        self.engine.bind_thread();
         while self.take_in() {
             let now = Instant::now();
             let Self { delivery, engine, .. } = &mut self;

@@ -15,8 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 
+mod backoff;
 #[cfg(test)]
 mod tests;
+
+use backoff::Backoff;
 
 /// The most threads a pool may have.
 pub const MAX_THREADS: usize = 1024;
@@ -79,6 +82,8 @@ struct Shared {
     caller: Mutex<Option<Thread>>,
     /// One flag a worker thread: it is parked or about to be.
     parked: Vec<Line<AtomicBool>>,
+    /// The CPU of each worker, the caller's first; empty where they run where the system puts them.
+    cpus: Vec<usize>,
     spins: u32,
 }
 
@@ -93,6 +98,18 @@ unsafe impl Send for Shared {}
 impl Pool {
     /// A pool of `threads` workers (1 to [`MAX_THREADS`]), the calling thread of each run counted.
     pub fn new(threads: usize) -> Result<Self, PoolError> {
+        Self::start(threads, Vec::new())
+    }
+
+    /// As [`Pool::new`], with each thread of the pool bound to a CPU of its own, where the system allows it. Only where
+    /// there are as many CPUs as threads: which of more should be taken would be a guess that another process may make
+    /// as well. The thread that calls [`Pool::run`] is the business of its owner: see [`Pool::bind_caller`].
+    pub fn bound(threads: usize) -> Result<Self, PoolError> {
+        let cpus = allowed_cpus();
+        Self::start(threads, if cpus.len() == threads { cpus } else { Vec::new() })
+    }
+
+    fn start(threads: usize, cpus: Vec<usize>) -> Result<Self, PoolError> {
         if threads == 0 || threads > MAX_THREADS {
             return Err(PoolError::Threads(threads));
         }
@@ -107,6 +124,7 @@ impl Pool {
             panic: Mutex::new(None),
             caller: Mutex::new(None),
             parked: (1..threads).map(|_| Line(AtomicBool::new(false))).collect(),
+            cpus,
             // With more threads than cores a spinning worker holds the core another one needs.
             spins: if threads > cores { 0 } else { SPINS },
         });
@@ -125,6 +143,14 @@ impl Pool {
     /// Workers, the caller counted.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Binds the calling thread to the CPU of worker 0: for a thread that does little but call [`Pool::run`]. Without
+    /// effect on a pool that was not made by [`Pool::bound`].
+    pub fn bind_caller(&self) {
+        if let Some(&cpu) = self.shared.cpus.first() {
+            bind(cpu);
+        }
     }
 
     /// Wakes the workers and keeps them awake between runs until the guard is dropped: call it once a step.
@@ -243,6 +269,9 @@ impl Shared {
 
     /// The life of a worker thread.
     fn work(&self, index: usize) {
+        if let Some(&cpu) = self.cpus.get(index + 1) {
+            bind(cpu);
+        }
         let mut seen = 0;
         while !self.shutdown.load(Ordering::Relaxed) {
             let state = self.wait_for_run(seen, index);
@@ -322,28 +351,34 @@ impl Drop for ResetOnDrop<'_> {
     }
 }
 
-/// Waiting without a system call at first: pauses, then yields; when both are used up it is time to park.
-struct Backoff {
-    spins: u32,
-    yields: u32,
-    used: u32,
+/// The CPUs in the calling thread's affinity, ascending. Empty where the system does not tell.
+fn allowed_cpus() -> Vec<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: all zeros is an empty set.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the size given is that of `set`, which the call fills; 0 is the calling thread.
+        if unsafe { libc::sched_getaffinity(0, size_of_val(&set), &mut set) } == 0 {
+            let cpus = 0..libc::CPU_SETSIZE as usize;
+            // SAFETY: every number is below CPU_SETSIZE, so inside the set.
+            return cpus.filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect();
+        }
+    }
+    Vec::new()
 }
 
-impl Backoff {
-    fn new(spins: u32, yields: u32) -> Self {
-        Self { spins, yields, used: 0 }
-    }
-
-    /// Waits a moment. False, without waiting, when the caller should park instead.
-    fn pause(&mut self) -> bool {
-        if self.used < self.spins {
-            std::hint::spin_loop();
-        } else if self.used < self.spins + self.yields {
-            std::thread::yield_now();
-        } else {
-            return false;
+/// Binds the calling thread to a CPU of [`allowed_cpus`]. Where the system refuses, it runs where it did before.
+fn bind(cpu: usize) {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: all zeros is an empty set.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the numbers of `allowed_cpus` are below CPU_SETSIZE; the call reads the set and keeps nothing.
+        unsafe {
+            libc::CPU_SET(cpu, &mut set);
+            libc::sched_setaffinity(0, size_of_val(&set), &set);
         }
-        self.used += 1;
-        true
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = cpu;
 }

@@ -22,6 +22,7 @@ mod sampling;
 mod serve;
 mod simulation;
 mod support;
+mod threads;
 mod tidy;
 mod tokenizers;
 mod top;

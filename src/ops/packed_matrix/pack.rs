@@ -8,12 +8,9 @@ use crate::quant::{WeightType, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0
 /// Packs up to 32 rows of `k` elements into the zeroed lines of a panel.
 pub fn pack_panel(ty: WeightType, k: usize, rows: &[u8], panel: &mut [Line]) {
     match ty {
-        WeightType::F32 => pack_elements::<4>(k, rows, bytemuck::cast_slice_mut(panel), |k| k * PANEL_ROWS, 1),
-        WeightType::F16 => pack_elements::<2>(k, rows, bytemuck::cast_slice_mut(panel), |k| k * PANEL_ROWS, 1),
-        WeightType::BF16 => {
-            let place = |k: usize| k / 2 * 2 * PANEL_ROWS + k % 2;
-            pack_elements::<2>(k, rows, bytemuck::cast_slice_mut(panel), place, 2);
-        }
+        WeightType::F32 => pack_words(4 * k, rows, panel),
+        WeightType::F16 => pack_halves(2 * k, rows, panel),
+        WeightType::BF16 => pack_words(2 * k, rows, panel),
         WeightType::Q8_0 => pack_blocks(ty, k, rows, panel, pack_q8_0),
         WeightType::Q4_0 | WeightType::IQ4NL => pack_blocks(ty, k, rows, panel, pack_q4_0),
         WeightType::Q4_1 => pack_blocks(ty, k, rows, panel, pack_q4_1),
@@ -135,25 +132,74 @@ fn pack_iq4_xs(block: &[u8; iq4_xs::BLOCK_BYTES], place: &mut Place<'_>) {
     place.half([*d0, *d1]);
 }
 
-/// Packs elements of B bytes: row 0 of `k` goes to `place(k)`, each further row `row_step` elements on.
-fn pack_elements<const B: usize>(
-    k: usize,
-    rows: &[u8],
-    panel: &mut [[u8; B]],
-    place: impl Fn(usize) -> usize,
-    row_step: usize,
-) {
-    // A cache line of each row at a time: 32 rows a power of two apart would evict each other before the second
-    // element.
-    let run = 64 / B;
-    let (elements, _) = rows.as_chunks::<B>();
-    for start in (0..k).step_by(run) {
-        for (r, row) in elements.chunks_exact(k).enumerate() {
-            for (i, element) in row[start..].iter().take(run).enumerate() {
-                panel[place(start + i) + r * row_step] = *element;
+/// Bytes of a row that are packed before the next row's turn: a cache line. 32 rows a power of two apart would evict
+/// each other if they were read further, and the lines they go to stay in the L1 cache.
+const TILE_BYTES: usize = 64;
+
+/// Packs rows of 4-byte words, `[words][32 rows]`. What is left of a row after its last whole word ends with zeros.
+fn pack_words(row_bytes: usize, rows: &[u8], panel: &mut [Line]) {
+    let lines: &mut [[[u8; 4]; PANEL_ROWS]] = bytemuck::cast_slice_mut(panel);
+    for (tile, lines) in lines.chunks_mut(TILE_BYTES / 4).enumerate() {
+        for (r, row) in rows.chunks_exact(row_bytes).enumerate() {
+            let (words, rest) = row[TILE_BYTES * tile..].as_chunks::<4>();
+            for (line, word) in lines.iter_mut().zip(words) {
+                line[r % PANEL_ROWS] = *word;
+            }
+            if let Some(line) = lines.get_mut(words.len()) {
+                line[r % PANEL_ROWS][..rest.len()].copy_from_slice(rest);
             }
         }
     }
+}
+
+/// Packs rows of 2-byte elements, `[k][32 rows]`. Four rows at a time are exchanged in registers, so that one store of
+/// 8 bytes takes the place of four of 2.
+fn pack_halves(row_bytes: usize, rows: &[u8], panel: &mut [Line]) {
+    const TILE_LINES: usize = TILE_BYTES / 2;
+    let mut rest = [Line([0; 64]); TILE_LINES];
+    for (tile, lines) in panel.chunks_mut(TILE_LINES).enumerate() {
+        // Lines of a fixed number are written without checks; the last ones may be fewer.
+        let tail = lines.len() % TILE_LINES;
+        let out = if tail == 0 { lines.as_mut_array().expect("a whole tile") } else { &mut rest };
+        for (four, rows) in rows.chunks(4 * row_bytes).enumerate() {
+            pack_four(row_bytes, tile, four, rows, out);
+        }
+        if tail > 0 {
+            lines.copy_from_slice(&rest[..tail]);
+        }
+    }
+}
+
+/// One tile of up to four `rows`, which are rows `4 * four ..` of the panel; zeros for rows and elements that are missing.
+fn pack_four(row_bytes: usize, tile: usize, four: usize, rows: &[u8], out: &mut [Line; TILE_BYTES / 2]) {
+    let mut rows = rows.chunks_exact(row_bytes);
+    let mut padded = [[0; TILE_BYTES]; 4];
+    let rows: [&[u8; TILE_BYTES]; 4] = padded.each_mut().map(|padded| {
+        let row = rows.next().and_then(|row| row.get(TILE_BYTES * tile..)).unwrap_or_default();
+        match row.first_chunk() {
+            Some(whole) => whole,
+            None => {
+                padded[..row.len()].copy_from_slice(row);
+                &*padded
+            }
+        }
+    });
+    for (g, lines) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let columns = transpose(rows.map(|row| u64::from_le_bytes(row.as_chunks::<8>().0[g])));
+        for (line, column) in lines.iter_mut().zip(columns) {
+            line.0.as_chunks_mut::<8>().0[four % 8] = column.to_le_bytes();
+        }
+    }
+}
+
+/// Transposes a matrix of 4 x 4 numbers of 16 bits, the first of a row in its low bits.
+fn transpose(rows: [u64; 4]) -> [u64; 4] {
+    const EVEN: u64 = 0x0000_ffff_0000_ffff;
+    const LOW: u64 = 0xffff_ffff;
+    let pairs = |a: u64, b: u64| (a & EVEN | (b & EVEN) << 16, (a >> 16) & EVEN | b & !EVEN);
+    let ((even0, odd0), (even1, odd1)) = (pairs(rows[0], rows[1]), pairs(rows[2], rows[3]));
+    let (low, high) = (|a, b| a & LOW | b << 32, |a, b| a >> 32 | b & !LOW);
+    [low(even0, even1), low(odd0, odd1), high(even0, even1), high(odd0, odd1)]
 }
 
 /// Packs blocks of B bytes: `pack` puts the parts of one block to their places. Rows that are missing stay zero: their
@@ -168,16 +214,16 @@ fn pack_blocks<const B: usize>(
     let (blocks, _) = rows.as_chunks::<B>();
     for (b, lines) in panel.chunks_exact_mut(panel_lines(ty, ty.block_len())).enumerate() {
         for (row, blocks) in blocks.chunks_exact(k / ty.block_len()).enumerate() {
-            pack(&blocks[b], &mut Place { bytes: bytemuck::cast_slice_mut(lines), row, at: 0 });
+            pack(&blocks[b], &mut Place { bytes: bytemuck::cast_slice_mut(lines), row });
         }
     }
 }
 
 /// The places of one row in the lines of a block, from the first line on.
 struct Place<'a> {
+    /// The lines that are still to be filled.
     bytes: &'a mut [u8],
     row: usize,
-    at: usize,
 }
 
 impl Place<'_> {
@@ -198,9 +244,11 @@ impl Place<'_> {
 
     fn parts<const B: usize>(&mut self, bytes: &[u8]) {
         let (parts, _) = bytes.as_chunks::<B>();
-        for part in parts {
-            self.bytes[self.at + B * self.row..][..B].copy_from_slice(part);
-            self.at += B * PANEL_ROWS;
+        let (lines, rest) = std::mem::take(&mut self.bytes).split_at_mut(parts.len() * B * PANEL_ROWS);
+        for (part, line) in parts.iter().zip(lines.chunks_exact_mut(B * PANEL_ROWS)) {
+            // The remainder changes nothing, and it spares a check for each part.
+            line.as_chunks_mut::<B>().0[self.row % PANEL_ROWS] = *part;
         }
+        self.bytes = rest;
     }
 }

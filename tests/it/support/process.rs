@@ -48,7 +48,8 @@ impl Process {
 
     fn start_with(serve: &mut Command) -> Self {
         let mut child = serve
-            .args(["--listen", "127.0.0.1:0", "--threads", "2"])
+            .args(["--listen", "127.0.0.1:0"])
+            .env("LLORCH_THREADS", "2")
             .env("LLORCH_METRICS_LISTEN", "127.0.0.1:0")
             .env("LLORCH_KV_CACHE", "4MiB")
             .stderr(Stdio::piped())
@@ -58,6 +59,10 @@ impl Process {
         let grpc = address_after(&mut stderr, "--listen ");
         let metrics = address_after(&mut stderr, "--metrics-listen ");
         Self { child, stderr: Some(stderr), grpc, metrics }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub async fn connect(&self) -> Channel {
