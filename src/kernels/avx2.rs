@@ -34,8 +34,8 @@ use self::dots::{AvxVnni, Codes, Maddubs, Pair, Product, add_dots, is_signed};
 use super::codes::{BlockType, with_block_type};
 use super::line_ops::x86::Avx2;
 use super::panel::{
-    Column, Form, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, ScaleByte, Segment, WORDS_32, WORDS_256,
-    code_lines, d_line, minimum_line, offset, panel_lines, scale_byte, scale_lines, sub_len,
+    Column, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, ScaleByte, Segment, WORDS_32, WORDS_256, code_lines,
+    d_line, minimum_line, offset, panel_lines, scale_byte, scale_lines, sub_len,
 };
 use super::prefetch::Prefetch;
 use super::{Isa, Path};

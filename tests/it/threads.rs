@@ -3,6 +3,7 @@
 
 use crate::support::client::{eventually, request};
 use crate::support::process::{Process, collect, model_file};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 /// A thread's lines of `/proc/PID/task/TID/status`.
@@ -44,12 +45,10 @@ async fn threads_of_an_idle_server_sleep() {
     collect(&channel, request(&[50, 60, 70], 20)).await;
     process.idle_metrics().await;
     // They may spin and yield for a moment after the last step.
-    let mut last = None;
+    let last = RefCell::new(None);
     eventually("the threads sleep", || {
         let now = asleep(&process);
-        let still = now.is_some() && now == last;
-        last = now;
-        still
+        now.is_some() && now == last.replace(now.clone())
     })
     .await;
     let before = asleep(&process).expect("they sleep");
