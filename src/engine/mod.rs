@@ -75,7 +75,8 @@ impl<M: Model> Engine<M> {
         })
     }
 
-    /// Makes the calling thread, which is to do nothing but step, worker 0 of the pool, on that worker's CPU if it has one.
+    /// Makes the calling thread, which is to do nothing but step, worker 0 of the pool, on that worker's CPU if it has
+    /// one.
     pub fn bind_thread(&self) {
         self.pool.bind_caller();
     }

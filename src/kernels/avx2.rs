@@ -15,8 +15,8 @@
 //! ```
 //!
 //! 1. Two vectors a column: a broadcast of activations feeds two products. Twelve running sums beside two vectors of
-//!    weights are what 16 registers hold, so tiles of 7 to 12 float columns go in two halves; a segment is in L1 when its
-//!    second strip or half starts.
+//!    weights are what 16 registers hold, so tiles of 7 to 12 float columns go in two halves; a segment is in L1
+//!    when its second strip or half starts.
 //! 2. Codes come straight from the stored lines when a single tile reads them, as in AVX-512: nothing is written and
 //!    read again, and each strip takes apart its own lines.
 //! 3. The strip is a number of lines to skip, not a constant: the code is the same for both. With one or two columns
@@ -45,7 +45,8 @@ const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
 
-/// Evaluates `$call` with the constants `$C`, the number of columns, and `$S`, the strips of a pass, for the listed pairs.
+/// Evaluates `$call` with the constants `$C`, the number of columns, and `$S`, the strips of a pass, for the listed
+/// pairs.
 macro_rules! with_columns {
     ($columns:expr, ($C:ident, $S:ident) in [$($c:literal $s:literal),*], $call:expr) => {
         match $columns {
@@ -297,8 +298,8 @@ fn blocks_256<P: Product, T: BlockType, const C: usize, const S: usize, const DI
     }
 }
 
-/// Adds the even (0) or odd (1) sub-block of a pair, whose scales are in `line`, to the totals of its super-block, whose
-/// activations are `x`. Known at compile time, `ODD` makes shifts constant or none.
+/// Adds the even (0) or odd (1) sub-block of a pair, whose scales are in `line`, to the totals of its super-block,
+/// whose activations are `x`. Known at compile time, `ODD` makes shifts constant or none.
 ///
 /// # Safety
 /// The caller must be compiled with AVX2, FMA and F16C; this is compiled as part of it.

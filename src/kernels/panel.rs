@@ -175,9 +175,9 @@ pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
     if matches!(ty, WeightType::F16) { 2 * k } else { k / 2 }
 }
 
-/// Whether the path multiplies expanded weights when `tiles` tiles of activations share them. The vector paths take codes for
-/// a single tile from the stored lines. AVX-512 widens F16 once for four tiles and more: below that, writing and reading the
-/// wider numbers costs more than converting them for each tile.
+/// Whether the path multiplies expanded weights when `tiles` tiles of activations share them. The vector paths take
+/// codes for a single tile from the stored lines. AVX-512 widens F16 once for four tiles and more: below that, writing
+/// and reading the wider numbers costs more than converting them for each tile.
 pub fn wants_expansion(isa: Isa, ty: WeightType, tiles: usize) -> bool {
     match ty {
         WeightType::F16 => isa.path() == Path::Avx512 && tiles > 3,

@@ -18,8 +18,8 @@
 //! 3. Bytes of 8 bits do not fit even once (255 · 127 · 2): w + 128 is made signed again (xor 128) and multiplied as
 //!    |w| (at most 128) times x with w's sign: 128 · 127 · 2 = 32512 fits. x is never -128, so its negation is exact.
 //!    Four columns at most: more sums would not fit the registers beside |w| and w.
-//! 4. `vpdpbusd` takes any unsigned byte, as on AVX-512. It is written in assembly: with the compiler's function for it,
-//!    all between here and the entry would have to be compiled a second time with another set of features.
+//! 4. `vpdpbusd` takes any unsigned byte, as on AVX-512. It is written in assembly: with the compiler's function for
+//!    it, all between here and the entry would have to be compiled a second time with another set of features.
 #![allow(unsafe_code)]
 
 use core::arch::x86_64::*;

@@ -170,7 +170,8 @@ fn pack_halves(row_bytes: usize, rows: &[u8], panel: &mut [Line]) {
     }
 }
 
-/// One tile of up to four `rows`, which are rows `4 * four ..` of the panel; zeros for rows and elements that are missing.
+/// One tile of up to four `rows`, which are rows `4 * four ..` of the panel; zeros for rows and elements that are
+/// missing.
 fn pack_four(row_bytes: usize, tile: usize, four: usize, rows: &[u8], out: &mut [Line; TILE_BYTES / 2]) {
     let mut rows = rows.chunks_exact(row_bytes);
     let mut padded = [[0; TILE_BYTES]; 4];
