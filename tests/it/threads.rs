@@ -48,11 +48,10 @@ async fn threads_of_an_idle_server_sleep() {
     let last = RefCell::new(None);
     eventually("the threads sleep", || {
         let now = asleep(&process);
-        now.is_some() && now == last.replace(now.clone())
+        now.as_ref().is_some_and(|threads| threads.len() == 2) && now == last.replace(now.clone())
     })
     .await;
     let before = asleep(&process).expect("they sleep");
-    assert_eq!(before.len(), 2, "{before:?}");
     for _ in 0..100 {
         process.metrics();
     }
@@ -93,9 +92,14 @@ async fn threads_are_bound_where_asked_and_nowhere_else() {
         found
     };
     eventually("each thread has its own CPU", || bound() == one_each).await;
-    let others = format!("{}", all.len() + 1);
-    for flags in [&["--threads", &threads][..], &["--pin", "on", "--threads", &others]] {
-        let found = cpus_of(&computing(&started(flags)));
-        assert!(found.len() > all.len() - 1 && found.iter().all(|cpus| *cpus == all), "{flags:?}: {found:?}");
+    let more = (all.len() + 1).to_string();
+    for (flags, count) in
+        [(&["--threads", &threads][..], all.len()), (&["--pin", "on", "--threads", &more][..], all.len() + 1)]
+    {
+        let process = started(flags);
+        // A thread gives itself its name, and binds itself, when it first runs.
+        eventually("all threads have started", || computing(&process).len() == count).await;
+        collect(&process.connect().await, request(&[50, 60, 70], 4)).await;
+        assert_eq!(cpus_of(&computing(&process)), vec![all.clone(); count], "{flags:?}");
     }
 }
