@@ -25,7 +25,8 @@ use super::panel::{Line, expanded_lines, is_packed, offset, panel_lines};
 use super::{Isa, Path};
 use crate::quant::{self, WeightType};
 
-/// How the blocks of one weight type keep their codes. Types are chosen at compile time, by [`with_block_type`].
+/// How the blocks of one weight type keep their codes. Types are chosen at compile time, by the macro
+/// `with_block_type`.
 pub trait BlockType: Copy {
     const TYPE: WeightType;
 

@@ -28,7 +28,10 @@ fn random_lines(random: &mut TestRng, ty: WeightType, k: usize) -> Vec<Line> {
 #[test]
 fn mm_2_avx_vnni_gives_the_bits_of_the_scalar_path() {
     if Isa::require(Path::Avx512).is_none() {
-        eprintln!("not run: this CPU lacks AVX512_VNNI");
+        #[expect(clippy::print_stderr, reason = "what is left out must be seen in the test log")]
+        {
+            eprintln!("not run: this CPU lacks AVX512_VNNI");
+        }
         return;
     }
     let scalar = Isa::require(Path::Scalar).unwrap();
