@@ -16,7 +16,7 @@ use llorch_cpud::kernels::Isa;
 use llorch_cpud::kernels::lanes::{self, LANES, LaneOp, Lanes};
 use llorch_cpud::kv_cache::{KvCache, KvShape, KvType, LayerKv};
 use llorch_cpud::ops::Ctx;
-use llorch_cpud::ops::attention::{paged_attention, write_kv};
+use llorch_cpud::ops::attention::{AttentionSpec, paged_attention, write_kv};
 use llorch_cpud::ops::pool::Pool;
 use llorch_cpud::types::{BlockId, ForwardBatch, Slot};
 
@@ -133,7 +133,7 @@ fn bench_case(c: &mut Criterion, ctx: &Ctx<'_>, case: Case, kv_type: KvType) {
     let batch = case.batch(case.context - case.rows..case.context);
     let q = numbers(case.kv_len(case.rows) * case.group);
     let mut out = vec![0.0; q.len()];
-    let scale = 1.0 / (case.head_dim as f32).sqrt();
+    let spec = AttentionSpec { scale: 1.0 / (case.head_dim as f32).sqrt(), window: None, soft_cap: None };
     let mut cache = None;
     let mut layer = 0;
     // The cache is made only where the filter lets the benchmark run.
@@ -141,7 +141,7 @@ fn bench_case(c: &mut Criterion, ctx: &Ctx<'_>, case: Case, kv_type: KvType) {
         let cache = cache.get_or_insert_with(|| case.cache(ctx, kv_type));
         b.iter(|| {
             layer = (layer + 1) % cache.shape().layers;
-            paged_attention(ctx, &q, cache, layer, &batch, scale, black_box(&mut out));
+            paged_attention(ctx, &q, cache, layer, &batch, spec, black_box(&mut out));
         });
     });
     group.finish();

@@ -15,6 +15,7 @@ pub use step_report::{Occupancy, SequenceOutput, StepReport};
 
 use crate::kv_cache::KvCache;
 use crate::model::Model;
+use crate::model::observer::Observer;
 use crate::ops::pool::Pool;
 use crate::sampling::stop;
 use crate::scheduler::{ConfigError, Outcome, Scheduler, SchedulerConfig, StepPlan};
@@ -44,6 +45,7 @@ pub struct Engine<M> {
     /// Looked up by id, never iterated.
     sequences: HashMap<SeqId, NewSequence>,
     row_sampler: RowSampler,
+    observed: Option<(SeqId, Box<dyn Observer>)>,
     // Buffers of the step.
     plan: StepPlan,
     batch: ForwardBatch,
@@ -68,6 +70,7 @@ impl<M: Model> Engine<M> {
             kv_cache,
             pool,
             sequences: HashMap::new(),
+            observed: None,
             plan: StepPlan::default(),
             batch,
             outcomes: Vec::new(),
@@ -151,7 +154,7 @@ impl<M: Model> Engine<M> {
         batch::fill(&self.plan, &self.scheduler, &mut self.batch);
         if !self.plan.is_empty() {
             let vocab_size = self.model.vocab_size();
-            let logits = self.model.forward(&self.batch, &mut self.kv_cache);
+            let logits = forward(&mut self.model, &self.plan, &self.batch, &mut self.kv_cache, &mut self.observed);
             assert_eq!(logits.len(), self.batch.logits_rows.len() * vocab_size, "logits are [R, vocab_size]");
             let rows = row_sampler::Rows::new(&self.plan, &self.scheduler, &self.sequences, &self.config, logits);
             self.row_sampler.sample(&pool, &rows);
@@ -173,6 +176,11 @@ impl<M: Model> Engine<M> {
                 Ok((sampled, None)) => Outcome::Append(sampled.token),
                 Ok((_, Some(_))) | Err(_) => Outcome::Finish,
             };
+            if let (Ok((sampled, _)), Some((id, observer))) = (&result, &mut self.observed)
+                && *id == scheduled.id
+            {
+                observer.sampled(sampled.token);
+            }
             if outcome == Outcome::Finish {
                 self.sequences.remove(&scheduled.id);
             }
@@ -186,6 +194,16 @@ impl<M: Model> Engine<M> {
         self.scheduler.reset();
         self.sequences.clear();
         self.row_sampler = RowSampler::new(self.pool.threads());
+    }
+
+    /// Shows the steps of one sequence to `observer` from now on; they are slower, with the same bits.
+    pub fn observe(&mut self, id: SeqId, observer: Box<dyn Observer>) {
+        self.observed = Some((id, observer));
+    }
+
+    /// Ends what [`Engine::observe`] began.
+    pub fn take_observer(&mut self) -> Option<Box<dyn Observer>> {
+        self.observed.take().map(|(_, observer)| observer)
     }
 
     /// What the last step did.
@@ -210,6 +228,24 @@ impl<M: Model> Engine<M> {
     pub fn model(&self) -> &M {
         &self.model
     }
+}
+
+/// The forward pass of a step, shown to the observer where the observed sequence takes part.
+fn forward<'m, M: Model>(
+    model: &'m mut M,
+    plan: &StepPlan,
+    batch: &ForwardBatch,
+    kv_cache: &mut KvCache,
+    observed: &mut Option<(SeqId, Box<dyn Observer>)>,
+) -> &'m mut [f32] {
+    if let Some((id, observer)) = observed
+        && let Some(place) = plan.sequences.iter().position(|scheduled| scheduled.id == *id)
+    {
+        let rows = batch.query_start_loc[place] as usize..batch.query_start_loc[place + 1] as usize;
+        observer.begin_step(place, rows.clone(), batch);
+        return model.forward_observed(batch, kv_cache, rows, &mut **observer);
+    }
+    model.forward(batch, kv_cache)
 }
 
 /// The stop criteria for a token that is not appended yet.

@@ -106,7 +106,8 @@ fn attention_block(
 
     attention::write_kv(ctx, kv_cache, index, k, v, batch);
     let scale = 1.0 / (c.head_dim as f32).sqrt();
-    attention::paged_attention(ctx, q, kv_cache, index, batch, scale, attended);
+    let spec = attention::AttentionSpec { scale, window: None, soft_cap: None };
+    attention::paged_attention(ctx, q, kv_cache, index, batch, spec, attended);
     project_onto(ctx, attended, &mut ws.activations, &layer.attn_output, x);
 }
 

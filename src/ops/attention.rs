@@ -22,6 +22,17 @@ use unit::{Scratch, Unit};
 #[cfg(test)]
 mod tests;
 
+/// How a layer attends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionSpec {
+    /// Scores are `scale * q k`.
+    pub scale: f32,
+    /// The last positions that a row sees, its own included; all of them where `None`.
+    pub window: Option<u32>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub soft_cap: Option<f32>,
+}
+
 /// Query rows times heads of one unit of work: enough to use each tile that was widened many times.
 const QUERIES_PER_UNIT: usize = 64;
 
@@ -34,7 +45,7 @@ thread_local! {
 
 /// For each row, attends with each head of `q` `[T, heads * head_dim]` to the positions up to the row's own in its
 /// sequence, K and V of this step included (call [`write_kv`] first), and writes `out` `[T, heads * head_dim]`.
-/// `heads` must be a multiple of the cache's `kv_heads`; consecutive heads share a KV head. Scores are `scale * q k`.
+/// `heads` must be a multiple of the cache's `kv_heads`; consecutive heads share a KV head.
 ///
 /// # Panics
 /// If the arrays do not fit together, or a position lies outside its sequence's blocks.
@@ -44,7 +55,7 @@ pub fn paged_attention(
     kv: &KvCache,
     layer: usize,
     batch: &ForwardBatch,
-    scale: f32,
+    spec: AttentionSpec,
     out: &mut [f32],
 ) {
     let rows = batch.positions.len();
@@ -77,7 +88,7 @@ pub fn paged_attention(
                     blocks: &batch.block_tables[blocks],
                     kv,
                     kv_head: tile.cols.start / (group * head_dim),
-                    scale,
+                    scale: spec.scale,
                 };
                 match kv.layer(layer) {
                     LayerKv::F16(elements) => unit.attend(ctx.isa, elements, scratch, tile),

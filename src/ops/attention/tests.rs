@@ -106,7 +106,7 @@ impl Setup {
             }
             write_kv(ctx, &mut kv, 1, &k, &v, &batch);
             let mut out = vec![f32::NAN; q.len()];
-            paged_attention(ctx, &q, &kv, 1, &batch, scale(head_dim), &mut out);
+            paged_attention(ctx, &q, &kv, 1, &batch, spec(head_dim), &mut out);
             let mut rest = &out[..];
             for (i, &rows) in step.iter().enumerate() {
                 let (mine, others) = rest.split_at(rows * width);
@@ -117,6 +117,10 @@ impl Setup {
         }
         outs
     }
+}
+
+fn spec(head_dim: usize) -> AttentionSpec {
+    AttentionSpec { scale: scale(head_dim), window: None, soft_cap: None }
 }
 
 fn scale(head_dim: usize) -> f32 {
