@@ -128,7 +128,7 @@ fn describe(args: &SynthArgs) -> Result<TestModel, CliError> {
         }
     };
     Ok(TestModel {
-        name: format!("synthetic-{arch}-{}", shape.name),
+        name: format!("synthetic-{}-{}", small.name, shape.name),
         vocab,
         context: args.context.map_or(shape.context, |n| n as usize),
         weight_type,

@@ -75,6 +75,9 @@ pub struct TestModel {
     pub context: usize,
     /// Whether the embedding is the output matrix too (no `output.weight`).
     pub tied: bool,
+    /// Multiplies the embedding. Below 1 the blocks weigh more beside it; the head of a tied model would else answer with
+    /// the token it was given.
+    pub embedding_gain: f32,
     /// The type of the matrices; norms are F32 always.
     pub weight_type: WeightType,
     /// The type of matrices whose rows are no whole number of `weight_type`'s blocks; `None` makes them an error.
@@ -114,6 +117,7 @@ impl Default for TestModel {
             vocab: 320,
             context: 256,
             tied: false,
+            embedding_gain: 1.0,
             weight_type: WeightType::F32,
             odd_rows_as: None,
             other_types: Vec::new(),

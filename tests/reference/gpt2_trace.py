@@ -8,12 +8,14 @@
 import os
 
 os.environ.setdefault("LLVM", "1")
+# Vectors in the generated code need pointers as LLVM has them since 15; plain loops do with 14.
+os.environ.setdefault("NOOPT", "1")
 
 import pathlib
 import sys
 
 import numpy as np
-from tinygrad import Tensor, nn
+from tinygrad import Device, Tensor, nn
 from tinygrad.nn.state import gguf_load
 
 from gguf_model import Model
@@ -27,7 +29,8 @@ class Gpt2:
     """Radford et al. 2019: blocks that norm their inputs, learned positions, GELU in its tanh form, a tied head."""
 
     def __init__(self, path):
-        keys, self.tensors = gguf_load(Tensor(pathlib.Path(path)))
+        keys, tensors = gguf_load(Tensor(pathlib.Path(path)).to(Device.DEFAULT))
+        self.tensors = {name: tensor.float().realize() for name, tensor in tensors.items()}
         if keys["general.architecture"] != "gpt2":
             sys.exit(f"{path}: architecture {keys['general.architecture']} is not gpt2")
         self.layers, self.heads = keys["gpt2.block_count"], keys["gpt2.attention.head_count"]
@@ -40,7 +43,7 @@ class Gpt2:
         return norm(x)
 
     def linear(self, x, name):
-        return x.linear(self.tensors[name + ".weight"].float().transpose(), self.tensors[name + ".bias"])
+        return x.linear(self.tensors[name + ".weight"].transpose(), self.tensors[name + ".bias"])
 
     def block(self, layer, x, watch):
         """The residual stream `[T, hidden]` after a block."""
@@ -68,12 +71,12 @@ class Gpt2:
 
     def logits(self, tokens, watch=lambda name, layer, value: None):
         """`[T, V]` of every position."""
-        embedding = self.tensors["token_embd.weight"].float()
-        x = embedding[Tensor(tokens)] + self.tensors["position_embd.weight"].float()[: len(tokens)]
+        embedding = self.tensors["token_embd.weight"]
+        x = embedding[Tensor(tokens)] + self.tensors["position_embd.weight"][: len(tokens)]
         for layer in range(self.layers):
             x = self.block(layer, x, watch).realize()
         x = self.norm(x, "output_norm")
-        return (x @ self.tensors.get("output.weight", embedding).float().transpose()).numpy()
+        return (x @ self.tensors.get("output.weight", embedding).transpose()).numpy()
 
 
 def trace(path, prompt, count):

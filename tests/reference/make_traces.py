@@ -4,10 +4,11 @@
     LLORCH_TRACE_MODELS=DIR cargo test --test it write_trace_models -- --ignored
     make_traces.py DIR                 # rewrites what NumPy computes, keeps llama.cpp's where the model is unchanged
     make_traces.py DIR --llama-cpp     # asks llama.cpp too
+    make_traces.py DIR --tinygrad      # asks tinygrad too about gpt2
     make_traces.py DIR --check         # computes NumPy's values again and compares; writes nothing
 
 NAME.json is the index of a trace in float64 arithmetic, NAME.bin its `.npy` files one behind the other; `at` is the
-place of each, offset and length. greedy.json has 64 tokens by argmax of NumPy and of llama.cpp, and how far llama.cpp's
+place of each, offset and length. greedy.json has 64 tokens by argmax of NumPy and of the others, and how far their
 checkpoints were from NumPy's: the largest difference of each, relative to the largest value, in any layer.
 """
 
@@ -37,17 +38,17 @@ CONTEXT = 256
 LEFT_OUT = ("k_cache", "v_cache")
 
 
-def kept_layers(model):
-    """The first and the last layer, and between them the first of the other kind where there are two."""
+def kept_layers(model, name):
+    """The first layer, the first of the other kind where there are two and, but for the variants, the last."""
     layers = range(model.layers)
     change = [layer for layer in layers if (layer in model.local_layers) != (0 in model.local_layers)]
-    return {0, model.layers - 1, *change[:1]}
+    return {0, *change[:1], *([] if "-" in name else [model.layers - 1])}
 
 
-def traced(model, prompt):
+def traced(model, name, prompt):
     """NumPy's trace of a few positions, without what is left out."""
     trace = numpy_trace.trace(model, prompt, TRACED_TOKENS, CONTEXT)
-    layers = {None, *kept_layers(model)}
+    layers = {None, *kept_layers(model, name)}
     trace.values = {key: x for key, x in trace.values.items() if key[0] not in LEFT_OUT and key[1] in layers}
     return trace
 
@@ -79,15 +80,25 @@ def unpacked(name):
     return index, values
 
 
-def llama_cpp_values(path, model, prompt, greedy):
-    """llama.cpp's tokens and the distances of its checkpoints from NumPy's on NumPy's tokens."""
+def ask_llama_cpp(path, model, prompt):
     import llama_cpp
     import llama_cpp_trace
 
-    theirs = llama_cpp_trace.trace(str(path), model, prompt, GREEDY_TOKENS, CONTEXT)
-    widened = llama_cpp_trace.gelu_table(model)
+    trace = llama_cpp_trace.trace(str(path), model, prompt, GREEDY_TOKENS, CONTEXT)
+    return f"llama-cpp-python {llama_cpp.__version__}", trace, llama_cpp_trace.gelu_table(model)
+
+
+def ask_tinygrad(path, model, prompt):
+    import gpt2_trace
+
+    return f"tinygrad {gpt2_trace.VERSION}", gpt2_trace.trace(str(path), prompt, GREEDY_TOKENS), None
+
+
+def asked(ask, path, model, prompt, greedy):
+    """The tokens of another implementation and the distances of its checkpoints from NumPy's."""
+    version, theirs, widened = ask(path, model, prompt)
     if theirs.tokens != greedy:
-        sys.exit(f"{path.stem}: NumPy and llama.cpp choose other tokens:\n{greedy}\n{theirs.tokens}")
+        sys.exit(f"{path.stem}: NumPy and {version} choose other tokens:\n{greedy}\n{theirs.tokens}")
     ours = numpy_trace.trace(model, prompt, GREEDY_TOKENS, CONTEXT)
     with tempfile.TemporaryDirectory() as folder:
         theirs.write(folder, widened)
@@ -98,14 +109,11 @@ def llama_cpp_values(path, model, prompt, greedy):
         distances[name] = max(distances.get(name, 0.0), float(apart))
         if not apart <= tolerance:
             where = f"{path.stem}: {name} of layer {layer}"
-            problems.append(f"{where} is {apart:.2g} from llama.cpp's, {tolerance:.2g} allowed")
+            problems.append(f"{where} is {apart:.2g} from that of {version}, {tolerance:.2g} allowed")
     if problems:
         sys.exit("\n".join(problems))
-    return {
-        "version": f"llama-cpp-python {llama_cpp.__version__}",
-        "greedy": theirs.tokens,
-        "distances": {name: float(f"{apart:.2g}") for name, apart in distances.items()},
-    }
+    distances = {name: float(f"{apart:.2g}") for name, apart in distances.items()}
+    return {"version": version, "greedy": theirs.tokens, "distances": distances}
 
 
 def check(name, old, model, digest):
@@ -119,7 +127,7 @@ def check(name, old, model, digest):
     if chosen.tolist() != old["numpy"] or old.get("llama_cpp", {}).get("greedy") != old["numpy"]:
         yield f"{name}: other greedy tokens"
     index, values = unpacked(name)
-    again = traced(model, index["prompt_tokens"]).values
+    again = traced(model, name, index["prompt_tokens"]).values
     if set(again) != set(values):
         yield f"{name}: other tensors"
     for key in set(again) & set(values):
@@ -132,6 +140,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=pathlib.Path, help="folder with the .gguf files of write_trace_models")
     parser.add_argument("--llama-cpp", action="store_true", help="ask llama.cpp too (needs llama-cpp-python)")
+    parser.add_argument("--tinygrad", action="store_true", help="ask tinygrad too about gpt2")
     parser.add_argument("--check", action="store_true", help="compare with the committed files and write nothing")
     args = parser.parse_args()
     greedy_file = FOLDER / "greedy.json"
@@ -150,12 +159,16 @@ def main():
         prompt = prompt_of(path.stem, model.vocab)[:PROMPT_TOKENS]
         greedy = forward_f64.greedy(model, prompt, GREEDY_TOKENS, context=CONTEXT)
         new[path.stem] = {"sha256": digest, "prompt": prompt, "numpy": greedy}
-        if args.llama_cpp:
-            new[path.stem]["llama_cpp"] = llama_cpp_values(path, model, prompt, greedy)
-        elif before.get("sha256") == digest and "llama_cpp" in before:
-            new[path.stem]["llama_cpp"] = before["llama_cpp"]
+        others = {"llama_cpp": (args.llama_cpp, ask_llama_cpp)}
+        if model.arch == "gpt2":
+            others["tinygrad"] = (args.tinygrad, ask_tinygrad)
+        for other, (wanted, ask) in others.items():
+            if wanted:
+                new[path.stem][other] = asked(ask, path, model, prompt, greedy)
+            elif before.get("sha256") == digest and other in before:
+                new[path.stem][other] = before[other]
         FOLDER.mkdir(parents=True, exist_ok=True)
-        text, data = packed(traced(model, prompt))
+        text, data = packed(traced(model, path.stem, prompt))
         (FOLDER / f"{path.stem}.json").write_text(text)
         (FOLDER / f"{path.stem}.bin").write_bytes(data)
         print(f"wrote {path.stem} ({len(data)} bytes)")

@@ -46,7 +46,7 @@ pub(super) fn tensors(model: &TestModel) -> io::Result<Vec<Planned>> {
     let mut plan = Plan { tensors: Vec::new(), model };
     let hidden = model.hidden;
     // A tied embedding is an output matrix, whose fan-in is `hidden`; a lookup alone has no fan-in to speak of.
-    let embedding_scale = if model.tied { fan_in_scale(hidden) } else { 1.0 };
+    let embedding_scale = model.embedding_gain * if model.tied { fan_in_scale(hidden) } else { 1.0 };
     plan.matrix("token_embd.weight", model.vocab, hidden, embedding_scale)?;
     if model.layout.position_table {
         plan.f32_matrix("position_embd.weight", model.context, hidden, embedding_scale);

@@ -34,13 +34,15 @@ fn the_committed_traces_are_of_the_models_built_here() {
     }
 }
 
-/// Two independent implementations of each architecture choose the same tokens.
+/// Independent implementations of each architecture choose the same tokens.
 #[test]
-fn numpy_and_llama_cpp_chose_the_same_tokens() {
-    for (name, of) in greedy().as_object().expect("an object") {
+fn the_references_chose_the_same_tokens() {
+    let greedy = greedy();
+    for (name, of) in greedy.as_object().expect("an object") {
         assert_eq!(of["numpy"].as_array().expect("tokens").len(), 64, "{name}");
         assert_eq!(of["numpy"], of["llama_cpp"]["greedy"], "{name}");
     }
+    assert_eq!(greedy["gpt2"]["numpy"], greedy["gpt2"]["tinygrad"]["greedy"]);
 }
 
 /// Writes the models for `tests/reference/make_traces.py` to the folder that LLORCH_TRACE_MODELS names.
