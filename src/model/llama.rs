@@ -14,6 +14,7 @@
 use crate::kernels::Isa;
 use crate::kv_cache::KvCache;
 use crate::model::config::ModelConfig;
+use crate::model::observer::Observer;
 use crate::model::weights::{LayerWeights, Weights};
 use crate::model::workspace::Workspace;
 use crate::model::{ForwardBatch, Model};
@@ -24,7 +25,10 @@ use crate::ops::packed_matrix::PackedMatrix;
 use crate::ops::pool::Pool;
 use crate::ops::rope;
 use crate::ops::{Ctx, activation, embedding};
+use std::ops::Range;
 use std::sync::Arc;
+
+mod observed;
 
 /// A loaded model and its workspace.
 pub struct LlamaModel {
@@ -75,6 +79,16 @@ impl Model for LlamaModel {
             feed_forward_block(&ctx, c, layer, t, ws);
         }
         logits(&ctx, c, &self.weights, &batch.logits_rows, ws)
+    }
+
+    fn forward_observed(
+        &mut self,
+        batch: &ForwardBatch,
+        kv_cache: &mut KvCache,
+        rows: Range<usize>,
+        observer: &mut dyn Observer,
+    ) -> &mut [f32] {
+        self.observe(batch, kv_cache, rows, observer)
     }
 }
 

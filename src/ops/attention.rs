@@ -5,11 +5,13 @@
 
 mod element;
 mod kernel;
+mod scores;
 mod strips;
 mod unit;
 mod widened;
 mod write;
 
+pub use scores::{cached_rows, scores};
 pub use write::write_kv;
 
 use std::cell::RefCell;

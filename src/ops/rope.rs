@@ -73,6 +73,11 @@ impl RopeTable {
         self.frequencies.len() * 2
     }
 
+    /// `[rot / 2]` radians per position of each pair.
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
     /// Replaces `cos_sin` by `[T, rot / 2, 2]`: cosine and sine of each pair's angle at each of the `positions` `[T]`.
     pub fn fill(&self, positions: &[u32], cos_sin: &mut Vec<f32>) {
         cos_sin.clear();
