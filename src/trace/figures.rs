@@ -57,8 +57,8 @@ pub fn argmax(row: &[f32]) -> Option<usize> {
     Some((1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }))
 }
 
-/// Whether the largest element leads the second by more than twice `relative` times the row's largest magnitude, so that
-/// errors of that size cannot change which is largest.
+/// Whether the largest element leads the second by more than twice `relative` times the row's largest magnitude, so
+/// that errors of that size cannot change which is largest.
 pub fn is_clear(row: &[f32], relative: f64) -> bool {
     let Some(best) = argmax(row) else { return true };
     let largest = row.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));

@@ -144,8 +144,8 @@ fn what_an_architecture_has_not_is_not_missed() {
     assert_passes(&learned, &learned, "no rotation");
 }
 
-/// TRACE-009: positions behind a different token are not compared; with types that round, a lead that is not clear decides
-/// nothing.
+/// TRACE-009: positions behind a different token are not compared; with types that round, a lead that is not clear
+/// decides nothing.
 #[test]
 fn tokens_may_part_where_the_lead_is_not_clear() {
     let ours = trace(&model());
