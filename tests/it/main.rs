@@ -26,5 +26,6 @@ mod threads;
 mod tidy;
 mod tokenizers;
 mod top;
+mod trace;
 mod transparency;
 mod validation;
