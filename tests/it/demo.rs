@@ -7,8 +7,12 @@ use std::process::Output;
 #[expect(dead_code, reason = "an example has its own main")]
 mod complete;
 
-/// What llama.cpp writes with the same file, greedily: `tests/reference/demo_stories.py` wrote it.
+/// What llama.cpp writes with the same files, greedily: `tests/reference/demo_stories.py` wrote it.
 const STORIES: &str = include_str!("../demo_stories.json");
+const GPT2_STORIES: &str = include_str!("../demo_gpt2_stories.json");
+
+/// The model that is not embedded.
+const GPT2: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-gpt2-q8_0.gguf");
 
 struct Story {
     prompt: String,
@@ -16,15 +20,20 @@ struct Story {
     sure: String,
 }
 
-fn stories() -> Vec<Story> {
-    let parsed: serde_json::Value = serde_json::from_str(STORIES).expect("JSON");
+fn stories(text: &str) -> Vec<Story> {
+    let parsed: serde_json::Value = serde_json::from_str(text).expect("JSON");
     let field = |story: &serde_json::Value, name: &str| story[name].as_str().expect("a text").to_owned();
     let list = parsed["stories"].as_array().expect("a list");
     list.iter().map(|story| Story { prompt: field(story, "prompt"), sure: field(story, "sure") }).collect()
 }
 
 fn greedy(prompt: &str) -> String {
-    String::from_utf8(generate(&["--temperature", "0", "--prompt", prompt]).stdout).expect("UTF-8")
+    greedy_with(&[], prompt)
+}
+
+fn greedy_with(flags: &[&str], prompt: &str) -> String {
+    let all = [flags, &["--temperature", "0", "--prompt", prompt]].concat();
+    String::from_utf8(generate(&all).stdout).expect("UTF-8")
 }
 
 fn generate(flags: &[&str]) -> Output {
@@ -35,12 +44,14 @@ fn generate(flags: &[&str]) -> Output {
 
 #[test]
 fn generate_writes_the_stories_that_llama_cpp_writes() {
-    let stories = stories();
-    let sure: usize = stories.iter().map(|story| story.sure.len()).sum();
-    assert!(sure > 1000, "only {sure} bytes to compare");
-    for Story { prompt, sure } in stories {
-        let text = greedy(&prompt);
-        assert!(text.starts_with(&sure), "after {prompt:?}:\n{text}\nllama.cpp:\n{sure}");
+    for (flags, text) in [(&[] as &[&str], STORIES), (&["--model", GPT2], GPT2_STORIES)] {
+        let stories = stories(text);
+        let sure: usize = stories.iter().map(|story| story.sure.len()).sum();
+        assert!(sure > 1000, "only {sure} bytes to compare");
+        for Story { prompt, sure } in stories {
+            let text = greedy_with(flags, &prompt);
+            assert!(text.starts_with(&sure), "{flags:?} after {prompt:?}:\n{text}\nllama.cpp:\n{sure}");
+        }
     }
 }
 
@@ -67,6 +78,18 @@ async fn serve_answers_the_rust_example_without_a_model_file() {
         complete::complete(format!("http://{}", server.grpc), prompt.to_owned(), &mut out).await.expect("a story");
         assert_eq!(String::from_utf8(out).expect("UTF-8"), format!("{}\n[STOP]\n", greedy(prompt)));
     }
+}
+
+/// GPT-2 is served as the embedded model is: over gRPC, the text that `generate` writes.
+#[tokio::test]
+async fn serve_answers_with_the_gpt2_model() {
+    let mut server = Process::start(std::path::Path::new(GPT2), &[]);
+    server.ready();
+    let prompt = "Do you know Tilly?";
+    let mut out = Vec::new();
+    complete::complete(format!("http://{}", server.grpc), prompt.to_owned(), &mut out).await.expect("a story");
+    let expected = format!("{}\n[STOP]\n", greedy_with(&["--model", GPT2], prompt));
+    assert_eq!(String::from_utf8(out).expect("UTF-8"), expected);
 }
 
 #[test]

@@ -34,7 +34,8 @@ GREEDY_TOKENS = 64
 # Two positions beyond the windows of 8.
 PROMPT_TOKENS, TRACED_TOKENS = 8, 3
 CONTEXT = 256
-# What a reader can make from the rest: as stored in an F32 cache, K is rotated K and V is V.
+# What a reader can make from the rest: as stored in an F32 cache, K is rotated K and V is V. Without rotation it is all
+# that checkpoint 3 has.
 LEFT_OUT = ("k_cache", "v_cache")
 
 
@@ -49,7 +50,8 @@ def traced(model, name, prompt):
     """NumPy's trace of a few positions, without what is left out."""
     trace = numpy_trace.trace(model, prompt, TRACED_TOKENS, CONTEXT)
     layers = {None, *kept_layers(model, name)}
-    trace.values = {key: x for key, x in trace.values.items() if key[0] not in LEFT_OUT and key[1] in layers}
+    left_out = LEFT_OUT if model.rotates else ()
+    trace.values = {key: x for key, x in trace.values.items() if key[0] not in left_out and key[1] in layers}
     return trace
 
 
