@@ -62,7 +62,7 @@ def cases():
     yield "llama", {**llama, "add_space_prefix": False, "add_bos_token": True}, "gemma-2b", {}
     yield "llama", {**llama, "add_space_prefix": False, "add_bos_token": False, "add_eos_token": True}, None, {}
     # Space that is a token itself would be taken or not by the order in which llama.cpp looks for tokens.
-    no_space = {"\n\n": NORMAL, "\n\n\n": NORMAL, "  ": NORMAL, "    ": NORMAL}
+    no_space = {"\n\n": UNUSED, "\n\n\n": UNUSED, "  ": UNUSED, "    ": UNUSED}
     yield "llama", {**llama, "add_eos_token": True}, "Phi-3-mini", no_space
     yield "llama", {**llama, "add_space_prefix": False}, "my phi3", {**no_space, "<end_of_turn>": CONTROL}
     yield "llama", {**llama, "fim_pre_token_id": 7, "remove_extra_whitespaces": True}, None, {"</s>": NORMAL}
