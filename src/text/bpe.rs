@@ -30,7 +30,7 @@ impl ByteLevelBpe {
         let ids: AHashMap<String, TokenId> = text_tokens.map(|(id, token, _)| (token.to_owned(), id)).collect();
         let merger = BPE::builder()
             .vocab_and_merges(ids, merges)
-            .ignore_merges(pre_tokenizer.is_llama_bpe())
+            .ignore_merges(pre_tokenizer.ignores_merges())
             .build()
             .map_err(|error| TokenizerError::Build(error.to_string()))?;
         let alphabet = Alphabet::new();

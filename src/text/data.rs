@@ -23,10 +23,13 @@ pub struct TokenizerData {
     pub add_eos: Option<bool>,
     /// `tokenizer.ggml.add_space_prefix`.
     pub add_space_prefix: Option<bool>,
+    /// `general.name`: some tokens take the space after them away in models of one name.
+    pub model_name: Option<String>,
     /// The keys of `SPECIAL_KEYS` that the file has, with their ids.
     pub special_ids: Vec<(&'static str, u32)>,
 }
 
+pub const NAME: &str = "general.name";
 pub const MODEL: &str = "tokenizer.ggml.model";
 pub const TOKENS: &str = "tokenizer.ggml.tokens";
 pub const SCORES: &str = "tokenizer.ggml.scores";
@@ -41,13 +44,19 @@ pub const EOS: &str = "tokenizer.ggml.eos_token_id";
 pub const EOT: &str = "tokenizer.ggml.eot_token_id";
 pub const EOM: &str = "tokenizer.ggml.eom_token_id";
 pub const UNK: &str = "tokenizer.ggml.unknown_token_id";
+pub const FIM_PRE: &str = "tokenizer.ggml.fim_pre_token_id";
+pub const FIM_SUF: &str = "tokenizer.ggml.fim_suf_token_id";
+pub const FIM_MID: &str = "tokenizer.ggml.fim_mid_token_id";
+pub const OLD_FIM_PRE: &str = "tokenizer.ggml.prefix_token_id";
+pub const OLD_FIM_SUF: &str = "tokenizer.ggml.suffix_token_id";
+pub const OLD_FIM_MID: &str = "tokenizer.ggml.middle_token_id";
 pub const FIM_PAD: &str = "tokenizer.ggml.fim_pad_token_id";
 pub const FIM_REP: &str = "tokenizer.ggml.fim_rep_token_id";
 pub const FIM_SEP: &str = "tokenizer.ggml.fim_sep_token_id";
 
 /// The keys that hold one token id. Those without a meaning here are read all the same, so that an id outside the
 /// vocabulary is refused.
-pub const SPECIAL_KEYS: [&str; 14] = [
+pub const SPECIAL_KEYS: [&str; 17] = [
     BOS,
     EOS,
     EOT,
@@ -59,9 +68,12 @@ pub const SPECIAL_KEYS: [&str; 14] = [
     "tokenizer.ggml.seperator_token_id",
     "tokenizer.ggml.padding_token_id",
     "tokenizer.ggml.mask_token_id",
-    "tokenizer.ggml.fim_pre_token_id",
-    "tokenizer.ggml.fim_suf_token_id",
-    "tokenizer.ggml.fim_mid_token_id",
+    FIM_PRE,
+    FIM_SUF,
+    FIM_MID,
+    OLD_FIM_PRE,
+    OLD_FIM_SUF,
+    OLD_FIM_MID,
 ];
 
 impl TokenizerData {

@@ -88,6 +88,7 @@ mod tests {
     }
 
     proptest! {
+        /// TXT-18.
         #[test]
         fn deltas_concatenate_to_the_lossy_decoding(
             tokens in prop::collection::vec(prop::collection::vec(tricky_byte(), 0..6), 0..40),

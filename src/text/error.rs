@@ -13,7 +13,7 @@ pub enum TokenizerError {
     MissingKey { key: &'static str },
     #[error("tokenizer.ggml.model: {} is not supported (supported: llama, gpt2)", clip(.name))]
     UnsupportedModel { name: String },
-    #[error("tokenizer.ggml.pre: {} is not supported (supported: gpt-2, llama-bpe)", clip(.name))]
+    #[error("tokenizer.ggml.pre: {} is not supported (the supported names are in specs/text.md)", clip(.name))]
     UnsupportedPreTokenizer { name: String },
     #[error("tokenizer.ggml.tokens: the vocabulary is empty")]
     EmptyVocabulary,

@@ -5,111 +5,98 @@
 //! a long run of spaces. Here the pattern has plain `\s+`, which the automaton of `regex` matches in linear time, and
 //! the last character is given back by hand.
 
+mod table;
+
 use super::error::TokenizerError;
 use regex::Regex;
+use table::{Rules, Split, TABLE};
 
 /// A way to split, named by `tokenizer.ggml.pre`.
 #[derive(Debug)]
 pub struct PreTokenizer {
-    regex: Regex,
-    style: Style,
+    rules: &'static Rules,
+    /// The compiled pattern of each pass.
+    passes: Vec<(Regex, Split)>,
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Style {
-    Gpt2,
-    LlamaBpe,
-}
-
-const GPT2: &str = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+";
-const LLAMA_BPE: &str =
-    r"(?i:'(?:[sdmt]|ll|ve|re))|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+";
 
 impl PreTokenizer {
     /// The pre-tokenizer of that name. Another one would give other ids without a word, so it is refused.
     pub fn from_name(name: &str) -> Result<Self, TokenizerError> {
-        let (pattern, style) = match name {
-            "gpt-2" => (GPT2, Style::Gpt2),
-            "llama-bpe" | "llama3" | "llama-v3" => (LLAMA_BPE, Style::LlamaBpe),
-            _ => return Err(TokenizerError::UnsupportedPreTokenizer { name: name.to_owned() }),
-        };
-        let regex = Regex::new(pattern).map_err(|error| TokenizerError::Build(error.to_string()))?;
-        Ok(Self { regex, style })
+        let unknown = || TokenizerError::UnsupportedPreTokenizer { name: name.to_owned() };
+        let rules = TABLE.iter().find(|rules| rules.names.contains(&name)).ok_or_else(unknown)?;
+        let compile = |pass: &table::Pass| Ok((Regex::new(pass.pattern)?, pass.split));
+        let passes = rules.passes.iter().map(compile).collect::<Result<_, regex::Error>>();
+        Ok(Self { rules, passes: passes.map_err(|error| TokenizerError::Build(error.to_string()))? })
     }
 
-    /// Whether a word that is a token becomes that token whatever the merges say, and BOS is added unless the file
-    /// says otherwise.
-    pub fn is_llama_bpe(&self) -> bool {
-        self.style == Style::LlamaBpe
+    /// Whether a word that is a token becomes that token whatever the merges say.
+    pub fn ignores_merges(&self) -> bool {
+        self.rules.ignore_merges
     }
 
-    /// The words, in order; together they are the text.
-    pub fn words<'t>(&self, text: &'t str) -> impl Iterator<Item = &'t str> {
-        let mut start = 0;
-        std::iter::from_fn(move || {
-            let rest = &text[start..];
-            if rest.is_empty() {
-                return None;
+    /// Whether BOS is added unless the file says otherwise.
+    pub fn adds_bos(&self) -> bool {
+        self.rules.add_bos
+    }
+
+    /// The words, in order; none is empty, and together they are the text.
+    pub fn words<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        let mut words = vec![text];
+        for (regex, split) in &self.passes {
+            let mut finer = Vec::with_capacity(words.len());
+            for word in words {
+                match split {
+                    Split::Thousands => split_thousands(regex, word, &mut finer),
+                    _ => split_word(regex, *split, word, &mut finer),
+                }
             }
-            let len = self.word_len(rest);
-            start += len;
-            Some(&rest[..len])
-        })
-    }
-
-    /// Bytes of the first word of `text`, which is not empty.
-    fn word_len(&self, text: &str) -> usize {
-        // Every character begins some alternative, so the match is at 0; anything else would be one word.
-        let len = self.regex.find(text).filter(|found| found.start() == 0).map_or(text.len(), |found| found.end());
-        let (word, rest) = text.split_at(len);
-        let Some(last) = word.chars().next_back() else { return len };
-        let is_space_run = last.is_whitespace() && (self.style == Style::Gpt2 || !matches!(last, '\r' | '\n'));
-        let shorter = len - last.len_utf8();
-        if is_space_run && !rest.is_empty() && shorter > 0 { shorter } else { len }
+            words = finer;
+        }
+        words
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::PreTokenizer;
-    use proptest::prelude::*;
-    use tokenizers::tokenizer::pattern::Pattern;
-    use tokenizers::utils::SysRegex;
-
-    /// The published pattern of each name, look-ahead and all, for a backtracking engine.
-    fn published(name: &str) -> SysRegex {
-        SysRegex::new(match name {
-            "gpt-2" => r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-            _ => concat!(
-                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
-                r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-            ),
-        })
-        .unwrap()
+/// Appends the words of `text`.
+fn split_word<'t>(regex: &Regex, split: Split, text: &'t str, words: &mut Vec<&'t str>) {
+    let mut rest = text;
+    while let Some(found) = regex.find(rest) {
+        let (before, matched) = rest[..found.end()].split_at(found.start());
+        let given_back = if found.end() < rest.len() { given_back(split, matched) } else { 0 };
+        let word = &matched[..matched.len() - given_back];
+        rest = &rest[found.end() - given_back..];
+        words.extend(Some(before).filter(|before| !before.is_empty()));
+        words.push(word);
     }
+    words.extend(Some(rest).filter(|rest| !rest.is_empty()));
+}
 
-    fn words<'t>(name: &str, text: &'t str) -> Vec<&'t str> {
-        PreTokenizer::from_name(name).unwrap().words(text).collect()
-    }
+/// Bytes at the end of a match that go to the next word: its last character, if that is white space and not the only
+/// one. Only `\s+` matches such a thing in the patterns of these kinds.
+fn given_back(split: Split, matched: &str) -> usize {
+    let Some(last) = matched.chars().next_back().filter(|last| last.is_whitespace()) else { return 0 };
+    let gives = match split {
+        Split::GiveBack => true,
+        Split::GiveBackInLine => !matches!(last, '\r' | '\n'),
+        Split::Match | Split::Thousands => false,
+    };
+    if gives && last.len_utf8() < matched.len() { last.len_utf8() } else { 0 }
+}
 
-    #[test]
-    fn words_take_the_last_space_before_them() {
-        assert_eq!(words("gpt-2", "a   b\n\n c's 12345"), ["a", "  ", " b", "\n\n", " c", "'s", " 12345"]);
-        assert_eq!(words("llama-bpe", "a   b\n\n c'S 12345"), ["a", "  ", " b", "\n\n", " c", "'S", " ", "123", "45"]);
-        assert_eq!(words("llama-bpe", "x \n  \n  y  "), ["x", " \n  \n", " ", " y", "  "]);
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_the_published_patterns(
-            text in prop_oneof!["[a1.' \n\r\t\u{a0}sStl!é]{1,30}", "\\PC{1,30}", any::<String>()],
-        ) {
-            for name in ["gpt-2", "llama-bpe"] {
-                let matches = (&published(name)).find_matches(&text).unwrap();
-                let expected: Vec<&str> = matches.iter().map(|((start, end), _)| &text[*start..*end]).collect();
-                let expected: Vec<&str> = expected.into_iter().filter(|word| !word.is_empty()).collect();
-                prop_assert_eq!(words(name, &text), expected);
+/// Cuts `a1234567b` into `a1`, `234`, `567b`.
+fn split_thousands<'t>(digits: &Regex, text: &'t str, words: &mut Vec<&'t str>) {
+    let mut start = 0;
+    for run in digits.find_iter(text) {
+        let count = run.as_str().chars().count();
+        for (index, (at, _)) in run.as_str().char_indices().enumerate() {
+            let cut = run.start() + at;
+            if cut > start && (count - index).is_multiple_of(3) {
+                words.push(&text[start..cut]);
+                start = cut;
             }
         }
     }
+    words.extend(Some(&text[start..]).filter(|rest| !rest.is_empty()));
 }
+
+#[cfg(test)]
+mod tests;

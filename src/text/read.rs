@@ -28,6 +28,7 @@ impl TokenizerData {
             add_bos: metadata.bool(data::ADD_BOS)?,
             add_eos: metadata.bool(data::ADD_EOS)?,
             add_space_prefix: metadata.bool(data::ADD_SPACE_PREFIX)?,
+            model_name: metadata.str(data::NAME)?.map(str::to_owned),
             special_ids,
         })
     }

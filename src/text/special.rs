@@ -4,7 +4,7 @@ use super::data::{self, TokenizerData};
 use super::error::TokenizerError;
 use super::vocabulary::{TokenKind, Vocabulary};
 use crate::types::TokenId;
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, Input, MatchKind};
 
 /// The ids that encoding and the engine need.
 #[derive(Debug)]
@@ -61,8 +61,64 @@ const FIM_NAMES: [(&str, &[&str]); 3] = [
     (data::FIM_SEP, &["<|file_sep|>"]),
 ];
 
+/// Spellings of the fill-in-the-middle tokens that end nothing, by the keys that name them otherwise.
+const FIM_CONTROL_NAMES: [([&str; 2], &[&str]); 3] = [
+    (
+        [data::FIM_PRE, data::OLD_FIM_PRE],
+        &[
+            "<|fim_prefix|>",
+            "<fim-prefix>",
+            "<fim_prefix>",
+            "<｜fim▁begin｜>",
+            "<PRE>",
+            "▁<PRE>",
+            "<|code_prefix|>",
+            "<|prefix|>",
+        ],
+    ),
+    (
+        [data::FIM_SUF, data::OLD_FIM_SUF],
+        &[
+            "<|fim_suffix|>",
+            "<fim-suffix>",
+            "<fim_suffix>",
+            "<｜fim▁hole｜>",
+            "<SUF>",
+            "▁<SUF>",
+            "<|code_suffix|>",
+            "<|suffix|>",
+        ],
+    ),
+    (
+        [data::FIM_MID, data::OLD_FIM_MID],
+        &[
+            "<|fim_middle|>",
+            "<fim-middle>",
+            "<fim_middle>",
+            "<｜fim▁end｜>",
+            "<MID>",
+            "▁<MID>",
+            "<|code_middle|>",
+            "<|middle|>",
+        ],
+    ),
+];
+
+/// Tokens of Phi-3 vocabularies that leave the white space after them alone.
+const PHI3_KEEPS_SPACE: [&str; 3] = ["<unk>", "<s>", "<|endoftext|>"];
+
+/// Whether the white space after a special token that a text spells belongs to the token.
+///
+/// Published tokenizers say so of each token, GGUF files do not. Of these families it is Phi-3 that has such tokens,
+/// told by the name of the model as llama.cpp does it.
+fn is_phi3(model_name: Option<&str>) -> bool {
+    let name = model_name.unwrap_or_default().to_ascii_lowercase();
+    name.contains("phi-3") || name.contains("phi3")
+}
+
 impl SpecialIds {
-    /// Reads the ids, and marks as control tokens those that end a generation by name, whatever type the file gives.
+    /// Reads the ids, and marks as control tokens those that end a generation or fill in the middle by name, whatever
+    /// type the file gives.
     pub fn new(
         data: &TokenizerData,
         defaults: &SpecialDefaults,
@@ -90,8 +146,21 @@ impl SpecialIds {
             unknown: or_default(data::UNK, defaults.unknown),
             prefix: required(add_bos, bos, data::ADD_BOS, data::BOS)?,
             suffix: required(data.add_eos.unwrap_or(false), eos, data::ADD_EOS, data::EOS)?,
-            eog: eog_ids(data, eos, vocabulary),
+            eog: {
+                mark_fim_tokens(data, vocabulary);
+                eog_ids(data, eos, vocabulary)
+            },
         })
+    }
+}
+
+fn mark_fim_tokens(data: &TokenizerData, vocabulary: &mut Vocabulary) {
+    for (keys, names) in FIM_CONTROL_NAMES {
+        if keys.iter().all(|key| data.special(key).is_none())
+            && let Some(id) = names.iter().filter_map(|name| vocabulary.id(name)).min()
+        {
+            vocabulary.set_kind(id, TokenKind::Control);
+        }
     }
 }
 
@@ -114,6 +183,11 @@ fn eog_ids(data: &TokenizerData, eos: Option<TokenId>, vocabulary: &mut Vocabula
     named
 }
 
+/// What C calls space.
+fn is_ascii_space(character: char) -> bool {
+    matches!(character, ' ' | '\t'..='\r')
+}
+
 /// A stretch of a text.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fragment<'t> {
@@ -127,18 +201,26 @@ pub struct SpecialMatcher {
     automaton: AhoCorasick,
     /// By pattern of the automaton.
     ids: Vec<TokenId>,
+    /// By pattern: whether the white space after the token belongs to it.
+    takes_space: Vec<bool>,
 }
 
 impl SpecialMatcher {
-    /// Looks for the tokens whose kind `wanted` accepts.
-    pub fn new(vocabulary: &Vocabulary, wanted: impl Fn(TokenKind) -> bool) -> Result<Self, TokenizerError> {
+    /// Looks for the tokens whose kind `wanted` accepts, in the vocabulary of the model of that name.
+    pub fn new(
+        vocabulary: &Vocabulary,
+        model_name: Option<&str>,
+        wanted: impl Fn(TokenKind) -> bool,
+    ) -> Result<Self, TokenizerError> {
         let tokens = vocabulary.iter().filter(|(_, token, kind)| wanted(*kind) && !token.is_empty());
         let (ids, spellings): (Vec<_>, Vec<_>) = tokens.map(|(id, token, _)| (id, token)).unzip();
+        let is_phi3 = is_phi3(model_name);
+        let takes_space = spellings.iter().map(|token| is_phi3 && !PHI3_KEEPS_SPACE.contains(token)).collect();
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .build(spellings)
             .map_err(|error| TokenizerError::Build(error.to_string()))?;
-        Ok(Self { automaton, ids })
+        Ok(Self { automaton, ids, takes_space })
     }
 
     /// Splits the text at its special tokens: from the left, the longest at each place. Text fragments are not empty.
@@ -146,12 +228,16 @@ impl SpecialMatcher {
         let mut fragments = Vec::new();
         let mut start = 0;
         if !self.ids.is_empty() {
-            for found in self.automaton.find_iter(text) {
+            while let Some(found) = self.automaton.find(Input::new(text).range(start..)) {
                 if start < found.start() {
                     fragments.push(Fragment::Text(&text[start..found.start()]));
                 }
-                fragments.push(Fragment::Token(self.ids[found.pattern().as_usize()]));
+                let pattern = found.pattern().as_usize();
+                fragments.push(Fragment::Token(self.ids[pattern]));
                 start = found.end();
+                if self.takes_space[pattern] {
+                    start = text.len() - text[start..].trim_start_matches(is_ascii_space).len();
+                }
             }
         }
         if start < text.len() {

@@ -57,8 +57,9 @@ impl Tokenizer {
         let special = SpecialIds::new(&data, &special_defaults(pre_tokenizer.as_ref()), &mut vocabulary)?;
         let add_space_prefix = data.add_space_prefix.unwrap_or(true) && pre_tokenizer.is_none();
         let pieces = Pieces::new(&vocabulary, pre_tokenizer.is_none());
-        let user_defined = SpecialMatcher::new(&vocabulary, |kind| kind == TokenKind::UserDefined)?;
-        let all_special = SpecialMatcher::new(&vocabulary, |kind| {
+        let name = data.model_name.as_deref();
+        let user_defined = SpecialMatcher::new(&vocabulary, name, |kind| kind == TokenKind::UserDefined)?;
+        let all_special = SpecialMatcher::new(&vocabulary, name, |kind| {
             matches!(kind, TokenKind::UserDefined | TokenKind::Control | TokenKind::Unknown)
         })?;
         let model = match pre_tokenizer {
@@ -158,7 +159,7 @@ impl Tokenizer {
 fn special_defaults(pre_tokenizer: Option<&PreTokenizer>) -> SpecialDefaults {
     match pre_tokenizer {
         None => SpecialDefaults { bos: Some(1), eos: Some(2), unknown: Some(0), add_bos: true },
-        Some(pre) => SpecialDefaults { bos: None, eos: None, unknown: None, add_bos: pre.is_llama_bpe() },
+        Some(pre) => SpecialDefaults { bos: None, eos: None, unknown: None, add_bos: pre.adds_bos() },
     }
 }
 

@@ -3,5 +3,6 @@
 mod behaviour;
 mod command;
 mod conformance;
+mod golden;
 mod hostile;
 mod vocabularies;

@@ -21,6 +21,7 @@ fn run(mut stop: StopStrings, deltas: &[String]) -> (String, Option<String>) {
     (text, None)
 }
 
+/// TXT-21.
 #[test]
 fn holds_back_only_what_may_become_a_stop_string() {
     let mut stop = stops(&["</end>"], false);
@@ -31,6 +32,7 @@ fn holds_back_only_what_may_become_a_stop_string() {
     assert_eq!(stop.finish(), "</");
 }
 
+/// TXT-22.
 #[test]
 fn a_match_over_several_deltas_cuts_before_it_or_after_it() {
     let deltas = ["x S".to_owned(), "TO".to_owned(), "P y".to_owned()];
@@ -38,12 +40,14 @@ fn a_match_over_several_deltas_cuts_before_it_or_after_it() {
     assert_eq!(run(stops(&["STOP"], true), &deltas), ("x STOP".to_owned(), Some("STOP".to_owned())));
 }
 
+/// TXT-20.
 #[test]
 fn the_match_that_ends_first_wins_and_then_the_longest() {
     assert_eq!(run(stops(&["abcd", "bc"], false), &["abcd".to_owned()]), ("a".to_owned(), Some("bc".to_owned())));
     assert_eq!(run(stops(&["c", "bc"], false), &["abcd".to_owned()]), ("a".to_owned(), Some("bc".to_owned())));
 }
 
+/// TXT-19.
 #[test]
 fn bad_lists_are_refused() {
     let new = |list: Vec<String>| StopStrings::new(list, false).map(|_| ());

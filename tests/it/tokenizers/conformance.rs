@@ -2,7 +2,7 @@
 
 use llorch_cpud::gguf::ModelFile;
 use llorch_cpud::text::Tokenizer;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const SEPARATOR: &str = "\n__ggml_vocab_test__\n";
 
@@ -15,11 +15,15 @@ fn data_dir() -> Option<PathBuf> {
     dir
 }
 
+fn open(path: &Path) -> Tokenizer {
+    let file = ModelFile::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    Tokenizer::from_metadata(file.metadata()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 fn check(name: &str) {
     let Some(dir) = data_dir() else { return };
     let path = |suffix: &str| dir.join("vocab").join(format!("ggml-vocab-{name}.gguf{suffix}"));
-    let file = ModelFile::open(&path("")).unwrap();
-    let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap();
+    let tokenizer = open(&path(""));
     let inputs = std::fs::read_to_string(path(".inp")).unwrap();
     let outputs = std::fs::read_to_string(path(".out")).unwrap();
     let texts: Vec<&str> = inputs.strip_suffix(SEPARATOR).unwrap_or(&inputs).split(SEPARATOR).collect();
@@ -47,4 +51,33 @@ fn gpt_2_gives_the_reference_ids() {
 #[test]
 fn llama_bpe_gives_the_reference_ids() {
     check("llama-bpe");
+}
+
+/// Vocabularies beyond those three, where the folder has any: `ggml-vocab-NAME.gguf` with `.inp` and `.out`.
+#[test]
+fn other_vocabularies_give_their_reference_ids() {
+    let Some(dir) = data_dir() else { return };
+    let names: Vec<String> = std::fs::read_dir(dir.join("vocab"))
+        .unwrap()
+        .filter_map(|entry| {
+            let name = entry.unwrap().file_name().into_string().ok()?;
+            Some(name.strip_prefix("ggml-vocab-")?.strip_suffix(".gguf.out")?.to_owned())
+        })
+        .filter(|name| !["llama-spm", "gpt-2", "llama-bpe"].contains(&name.as_str()))
+        .collect();
+    for name in names {
+        check(&name);
+    }
+}
+
+/// Ids that everybody knows.
+#[test]
+fn known_texts_give_known_ids() {
+    let Some(dir) = data_dir() else { return };
+    let encode = |name: &str, text, add_special| {
+        let path = dir.join("vocab").join(format!("ggml-vocab-{name}.gguf"));
+        open(&path).encode(text, add_special, false).unwrap()
+    };
+    assert_eq!(encode("gpt-2", "Hello.", false), [15496, 13]);
+    assert_eq!(encode("llama-spm", "Hello", true), [1, 15043]);
 }

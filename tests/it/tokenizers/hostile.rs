@@ -30,12 +30,13 @@ fn assert_refused(data: TokenizerData, parts: &[&str]) {
     }
 }
 
+/// TXT-1.
 #[test]
 fn unknown_models_and_pre_tokenizers_are_refused_by_name() {
     for model in ["bert", "t5", "", "rwkv", "LLAMA"] {
         assert_refused(edited(spm(&[]), |data| data.model = model.into()), &["tokenizer.ggml.model", model]);
     }
-    for pre in ["default", "", "qwen2", "gpt2", "llama-bpe "] {
+    for pre in ["default", "", "gpt2", "llama-bpe ", "QWEN2", "kimi-k2", "gemma4"] {
         assert_refused(bpe(pre, &[], &[]), &["tokenizer.ggml.pre", pre]);
     }
     assert_refused(edited(bpe("gpt-2", &[], &[]), |data| data.pre = None), &["tokenizer.ggml.pre", "missing"]);
@@ -44,6 +45,7 @@ fn unknown_models_and_pre_tokenizers_are_refused_by_name() {
     assert_refused(edited(spm(&[]), |data| data.model = "a\n\u{1b}[31m".into()), &["a\\n\\u{1b}[31m"]);
 }
 
+/// TXT-2.
 #[test]
 fn arrays_that_do_not_fit_the_tokens_are_refused() {
     assert_refused(edited(spm(&[]), |data| data.tokens.clear()), &["tokenizer.ggml.tokens", "empty"]);
@@ -55,6 +57,7 @@ fn arrays_that_do_not_fit_the_tokens_are_refused() {
     assert_refused(edited(bpe("gpt-2", &[], &[]), |data| data.merges = None), &["tokenizer.ggml.merges: missing"]);
 }
 
+/// TXT-2, TXT-5.
 #[test]
 fn values_outside_their_range_are_refused() {
     let nan = edited(spm(&[]), |data| data.scores.as_mut().unwrap()[7] = f32::NAN);
@@ -74,6 +77,7 @@ fn values_outside_their_range_are_refused() {
     }
 }
 
+/// TXT-2.
 #[test]
 fn duplicate_tokens_are_refused_and_empty_ones_are_never_used() {
     assert_refused(spm(&[("a", 0.0, NORMAL), ("a", 0.0, NORMAL)]), &["\"a\"", "token 259", "token 260"]);
@@ -83,6 +87,7 @@ fn duplicate_tokens_are_refused_and_empty_ones_are_never_used() {
     assert_eq!(build(&data).piece(260), b"");
 }
 
+/// TXT-3.
 #[test]
 fn bad_byte_tokens_are_refused() {
     for text in ["<0x-1>", "<0xZZ>", "<0x>", "<0x100>", "<0x+1>", "", "é"] {
@@ -93,6 +98,7 @@ fn bad_byte_tokens_are_refused() {
     assert_refused(twice, &["byte 0x0a", "tokens 8 and 13"]);
 }
 
+/// TXT-4.
 #[test]
 fn bad_merges_are_refused() {
     let merges = |list: &[&str]| {
@@ -111,6 +117,7 @@ fn bad_merges_are_refused() {
     assert_eq!(spellings(&twice, &ids), ["ab", "c"], "the first of equal merges counts");
 }
 
+/// TXT-6, TXT-7.
 #[test]
 fn a_vocabulary_of_one_token_is_refused_only_if_it_needs_more() {
     let one = TokenizerData { model: "llama".into(), tokens: vec!["a".into()], ..TokenizerData::default() };
