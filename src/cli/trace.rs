@@ -7,8 +7,8 @@ use crate::engine::request::NewSequence;
 use crate::kernels::{Isa, IsaError};
 use crate::model::Model;
 use crate::sampling::params::{SamplingParams, SequenceParams, StopParams};
-use crate::trace::index::{Index, Pairing, RopeDescription};
-use crate::trace::recorder::{PRODUCER, Recorder};
+use crate::trace::describe::{Circumstances, describe};
+use crate::trace::recorder::Recorder;
 use crate::trace::{INDEX_FILE, Trace};
 use crate::types::{SeqId, TokenId};
 use std::any::Any;
@@ -51,7 +51,13 @@ pub fn run(args: TraceArgs) -> Result<(), CliError> {
         return Err(CliError::BadData(format!("the prompt has {} tokens, the context {limit}", prompt.len())));
     }
     let isa: Isa = args.model.isa.parse().map_err(|e: IsaError| CliError::Config(e.to_string()))?;
-    let description = describe(&loaded, &args.model.kv_type, isa, &prompt);
+    let run = Circumstances {
+        weights: &loaded.matrix_types,
+        kv_type: args.model.kv_type.clone(),
+        isa: isa.name().into(),
+        prompt: &prompt,
+    };
+    let description = describe(loaded.engine.model(), run);
     let recorder = record(&mut loaded, prompt, args.max_tokens)?;
     let trace = recorder.finish(description).map_err(|e| CliError::Internal(e.to_string()))?;
     write(&args.out, &trace)?;
@@ -62,32 +68,6 @@ pub fn run(args: TraceArgs) -> Result<(), CliError> {
         "traced"
     );
     Ok(())
-}
-
-/// What is run: the index without what the run adds.
-fn describe(loaded: &LoadedEngine, kv_type: &str, isa: Isa, prompt: &[TokenId]) -> Index {
-    let (config, weights) = (loaded.engine.model().config(), loaded.engine.model().weights());
-    Index {
-        producer: PRODUCER.into(),
-        architecture: config.architecture.clone(),
-        model: config.name.clone(),
-        weights: loaded.matrix_types.clone(),
-        kv_type: kv_type.into(),
-        isa: Some(isa.name().into()),
-        prompt_tokens: prompt.into(),
-        tokens: Vec::new(),
-        heads: config.num_heads,
-        kv_heads: config.num_kv_heads,
-        head_dim: config.head_dim,
-        rope: Some(RopeDescription {
-            pairing: Pairing::Adjacent,
-            frequencies: weights.rope.frequencies().to_vec(),
-            magnitude: 1.0,
-        }),
-        rope_local: None,
-        local_layers: Vec::new(),
-        tensors: Vec::new(),
-    }
 }
 
 /// Runs the sequence to its end under observation.

@@ -2,6 +2,7 @@
 
 use super::names::{Name, Shape};
 use super::npy::data_bytes;
+pub use crate::ops::rope::Pairing;
 use crate::types::TokenId;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -49,15 +50,6 @@ pub struct RopeDescription {
     pub frequencies: Vec<f64>,
     /// Sine and cosine are multiplied by it.
     pub magnitude: f64,
-}
-
-/// Which dimensions are turned together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pairing {
-    /// `(2i, 2i + 1)`
-    Adjacent,
-    /// `(i, i + d / 2)` of the `d` dimensions that rotate.
-    Halves,
 }
 
 /// A tensor of the trace.

@@ -5,6 +5,7 @@
 
 mod checks;
 pub mod comparison;
+pub mod describe;
 pub mod figures;
 pub mod index;
 pub mod names;

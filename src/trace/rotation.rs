@@ -1,6 +1,6 @@
 //! The rotation that an index describes, by the engine's own operation.
 
-use super::index::{Pairing, RopeDescription};
+use super::index::RopeDescription;
 use crate::kernels::Isa;
 use crate::ops::Ctx;
 use crate::ops::pool::Pool;
@@ -21,28 +21,6 @@ pub fn rotate(pool: &Pool, rope: &RopeDescription, head_dim: usize, mut x: Vec<f
     }
     let ctx = Ctx { pool, isa: Isa::detect() };
     let heads = x.len() / positions / head_dim;
-    if rope.pairing == Pairing::Halves {
-        swap_pairs(&mut x, head_dim, rot, true);
-    }
-    rope::rope_adjacent(&ctx, &mut x, heads, head_dim, rot, &cos_sin);
-    if rope.pairing == Pairing::Halves {
-        swap_pairs(&mut x, head_dim, rot, false);
-    }
+    rope::rotate(&ctx, &mut x, heads, head_dim, rot, rope.pairing, &cos_sin);
     x
-}
-
-/// Moves dimensions `i` and `i + rot / 2` of each head to `2i` and `2i + 1`, or back.
-fn swap_pairs(x: &mut [f32], head_dim: usize, rot: usize, to_adjacent: bool) {
-    for head in x.chunks_exact_mut(head_dim) {
-        let old = head[..rot].to_vec();
-        for i in 0..rot / 2 {
-            for (halves, adjacent) in [(i, 2 * i), (i + rot / 2, 2 * i + 1)] {
-                if to_adjacent {
-                    head[adjacent] = old[halves];
-                } else {
-                    head[halves] = old[adjacent];
-                }
-            }
-        }
-    }
 }

@@ -4,13 +4,14 @@
 
 mod command;
 mod comparing;
+mod family;
 mod faults;
 mod float64;
 mod hostile;
 mod npy;
 mod recording;
 
-use crate::support::run_model::{Built, Circumstances, load};
+use crate::support::run_model::{Circumstances, load};
 use llorch_cpud::engine::request::NewSequence;
 use llorch_cpud::engine::{Engine, EngineConfig};
 use llorch_cpud::gguf::test_model::TestModel;
@@ -20,10 +21,10 @@ use llorch_cpud::model::Model;
 use llorch_cpud::sampling::params::{SamplingParams, SequenceParams, StopParams};
 use llorch_cpud::scheduler::SchedulerConfig;
 use llorch_cpud::trace::Trace;
-use llorch_cpud::trace::index::{Index, Pairing, RopeDescription};
+use llorch_cpud::trace::describe;
 use llorch_cpud::trace::names::Name;
 use llorch_cpud::trace::npy::Values;
-use llorch_cpud::trace::recorder::{PRODUCER, Recorder};
+use llorch_cpud::trace::recorder::Recorder;
 use llorch_cpud::types::{SeqId, TokenId};
 use std::any::Any;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ struct Run {
     /// Other sequences, submitted before it.
     neighbours: usize,
     max_tokens: u32,
+    max_model_len: u32,
 }
 
 impl Run {
@@ -61,6 +63,7 @@ impl Run {
             num_blocks: 4,
             neighbours: 0,
             max_tokens: 6,
+            max_model_len: 64,
         }
     }
 }
@@ -78,6 +81,10 @@ fn trace(model: &TestModel) -> Trace {
 }
 
 fn run(bytes: Vec<u8>, weights: &str, run: Run) -> Traced {
+    run_prompt(bytes, weights, &PROMPT, run)
+}
+
+fn run_prompt(bytes: Vec<u8>, weights: &str, prompt: &[TokenId], run: Run) -> Traced {
     let circumstances = Circumstances {
         isa: run.isa,
         threads: run.threads,
@@ -87,13 +94,19 @@ fn run(bytes: Vec<u8>, weights: &str, run: Run) -> Traced {
         block_size: run.block_size,
     };
     let built = load(bytes, run.kv_type, circumstances);
-    let description = describe(&built, weights, run);
+    let described = describe::Circumstances {
+        weights,
+        kv_type: run.kv_type.to_string(),
+        isa: run.isa.name().into(),
+        prompt,
+    };
+    let description = describe::describe(&built.model, described);
     let scheduler = SchedulerConfig {
         max_num_seqs: run.neighbours as u32 + 1,
         max_num_batched_tokens: run.step_rows as u32,
         num_blocks: run.num_blocks as u32,
         block_size: run.block_size as u32,
-        max_model_len: 64,
+        max_model_len: run.max_model_len,
     };
     let vocab_size = built.model.vocab_size();
     let config = EngineConfig { scheduler, eog_ids: vec![] };
@@ -101,7 +114,7 @@ fn run(bytes: Vec<u8>, weights: &str, run: Run) -> Traced {
     let observed = SeqId(run.neighbours as u64);
     for id in 0..=observed.0 {
         let neighbour = || (0..3 + id as u32 * 5 % 17).map(|i| (i * 17 + id as u32 * 31) % 290 + 3).collect();
-        let prompt: Vec<TokenId> = if id == observed.0 { PROMPT.into() } else { neighbour() };
+        let prompt: Vec<TokenId> = if id == observed.0 { prompt.into() } else { neighbour() };
         let sequence = NewSequence { prompt: prompt.into(), params: greedy(run.max_tokens), index: 0 };
         engine.submit(SeqId(id), sequence).expect("every sequence fits the pool");
     }
@@ -124,28 +137,6 @@ fn greedy(max_tokens: u32) -> Arc<SequenceParams> {
         stopping: StopParams { max_tokens, ignore_eos: true, ..StopParams::default() },
         logprobs: None,
     })
-}
-
-fn describe(built: &Built, weights: &str, run: Run) -> Index {
-    let config = built.model.config();
-    let frequencies = built.model.weights().rope.frequencies().to_vec();
-    Index {
-        producer: PRODUCER.into(),
-        architecture: config.architecture.clone(),
-        model: config.name.clone(),
-        weights: weights.to_lowercase(),
-        kv_type: run.kv_type.to_string(),
-        isa: Some(run.isa.name().into()),
-        prompt_tokens: PROMPT.into(),
-        tokens: vec![],
-        heads: config.num_heads,
-        kv_heads: config.num_kv_heads,
-        head_dim: config.head_dim,
-        rope: Some(RopeDescription { pairing: Pairing::Adjacent, frequencies, magnitude: 1.0 }),
-        rope_local: None,
-        local_layers: vec![],
-        tensors: vec![],
-    }
 }
 
 /// Where a tensor of the trace is.

@@ -1,13 +1,24 @@
-//! What attention sees of the cache, shown to a trace: the scores of a step's rows, and K and V as they are read back.
+//! What attention reads and computes on the way, for traces: its scores, and K and V as they are in the cache.
 
 use std::ops::Range;
 
 use super::AttentionSpec;
 use super::element::Element;
-use crate::kv_cache::{Head, KvCache, LayerKv, SCALE_BLOCK};
-use crate::types::ForwardBatch;
+use super::kernel::{STRIP, lanes_between, masked_scores};
+use super::source::Source;
+use super::tile::{Ahead, KvTile, TILE};
+use super::widened::Widened;
+use crate::kernels::Isa;
+use crate::kernels::lanes::{self, LaneOp, Lanes};
+use crate::kv_cache::{KvCache, KvShape, LayerKv};
+use crate::types::{BlockId, ForwardBatch};
 
-/// For each row of the step's `sequence`, `[heads, position + 1]`: `scale * q k` of every position up to its own.
+/// The scores that [`super::paged_attention`] turns into weights: for each row of `sequence` in the step,
+/// `[heads][position + 1]` one after the other, scaled and capped, -inf outside the window. They are the bits of the
+/// kernel, on every path. `q` is `[T, heads * head_dim]` of the whole step.
+///
+/// # Panics
+/// As [`super::paged_attention`], and if there is no such sequence.
 pub fn scores(
     kv: &KvCache,
     layer: usize,
@@ -16,28 +27,24 @@ pub fn scores(
     q: &[f32],
     spec: &AttentionSpec,
 ) -> Vec<Vec<f32>> {
-    let rows = batch.query_start_loc[sequence] as usize..batch.query_start_loc[sequence + 1] as usize;
-    let (head_dim, kv_heads) = (kv.shape().head_dim, kv.shape().kv_heads);
-    let width = q.len() / batch.num_rows();
-    let group = width / (head_dim * kv_heads);
-    let (k, _) = read_positions(kv, layer, batch, sequence, 0..batch.seq_lens[sequence] as usize);
-    let mut scores = Vec::new();
-    for row in rows {
-        let positions = batch.positions[row] as usize + 1;
-        let mut of_row = Vec::with_capacity(width / head_dim * positions);
-        for (head, q) in q[row * width..(row + 1) * width].chunks_exact(head_dim).enumerate() {
-            for position in 0..positions {
-                let k = &k[(position * kv_heads + head / group) * head_dim..][..head_dim];
-                let sum = q.iter().zip(k).fold(0.0f32, |sum, (q, k)| q.mul_add(*k, sum));
-                of_row.push(sum * spec.scale);
-            }
-        }
-        scores.push(of_row);
+    assert_ne!(spec.window, Some(0), "a window of no positions");
+    let (rows, blocks) = part(batch, sequence);
+    let width = q.len() / batch.positions.len();
+    let queries =
+        Queries { q: &q[rows.start * width..rows.end * width], width, positions: &batch.positions[rows], spec };
+    match kv.layer(layer) {
+        LayerKv::F16(elements) => queries.scores(kv, blocks, elements),
+        LayerKv::BF16(elements) => queries.scores(kv, blocks, elements),
+        LayerKv::F32(elements) => queries.scores(kv, blocks, elements),
+        LayerKv::Q8_0(elements) => queries.scores(kv, blocks, elements),
     }
-    scores
 }
 
-/// K and V `[rows, kv_heads * head_dim]` of the step's `rows`, which belong to `sequence`, as attention reads them.
+/// K and V `[rows, kv_heads * head_dim]` of the step's `rows`, which belong to `sequence`, as they are in the cache
+/// (KV-1, KV-2), widened to f32.
+///
+/// # Panics
+/// If there is no such sequence, or a row is not one of its rows.
 pub fn cached_rows(
     kv: &KvCache,
     layer: usize,
@@ -45,43 +52,97 @@ pub fn cached_rows(
     sequence: usize,
     rows: Range<usize>,
 ) -> (Vec<f32>, Vec<f32>) {
-    let (first, last) = (batch.positions[rows.start] as usize, batch.positions[rows.end - 1] as usize);
-    read_positions(kv, layer, batch, sequence, first..last + 1)
+    let (own, blocks) = part(batch, sequence);
+    assert!(own.start <= rows.start && rows.end <= own.end, "rows {rows:?} of a sequence with rows {own:?}");
+    let positions = &batch.positions[rows];
+    match kv.layer(layer) {
+        LayerKv::F16(elements) => read_rows(kv, blocks, elements, positions),
+        LayerKv::BF16(elements) => read_rows(kv, blocks, elements, positions),
+        LayerKv::F32(elements) => read_rows(kv, blocks, elements, positions),
+        LayerKv::Q8_0(elements) => read_rows(kv, blocks, elements, positions),
+    }
 }
 
-fn read_positions(
-    kv: &KvCache,
-    layer: usize,
-    batch: &ForwardBatch,
-    sequence: usize,
-    positions: Range<usize>,
-) -> (Vec<f32>, Vec<f32>) {
-    let blocks = &batch.block_tables[batch.block_table_start[sequence] as usize..];
-    let (mut k, mut v) = (Vec::new(), Vec::new());
-    for position in positions {
-        let block = blocks[position / kv.block_size()].0 as usize * kv.block_len();
-        let (block, place) = (block..block + kv.block_len(), position % kv.block_size());
-        match kv.layer(layer) {
-            LayerKv::F16(elements) => read(kv, &elements[block], place, &mut k, &mut v),
-            LayerKv::BF16(elements) => read(kv, &elements[block], place, &mut k, &mut v),
-            LayerKv::F32(elements) => read(kv, &elements[block], place, &mut k, &mut v),
-            LayerKv::Q8_0(elements) => read(kv, &elements[block], place, &mut k, &mut v),
+/// The rows and the blocks of a sequence.
+fn part(batch: &ForwardBatch, sequence: usize) -> (Range<usize>, &[BlockId]) {
+    let range = |bounds: &[u32]| bounds[sequence] as usize..bounds[sequence + 1] as usize;
+    (range(&batch.query_start_loc), &batch.block_tables[range(&batch.block_table_start)])
+}
+
+fn read_rows<E: Element>(kv: &KvCache, blocks: &[BlockId], elements: &[E], positions: &[u32]) -> (Vec<f32>, Vec<f32>) {
+    let (mut all_k, mut all_v) = (Vec::new(), Vec::new());
+    for &position in positions {
+        for kv_head in 0..kv.shape().kv_heads {
+            Source { kv, blocks, kv_head, elements }.read(position as usize, |_, k, v| {
+                all_k.push(k);
+                all_v.push(v);
+            });
         }
     }
-    (k, v)
+    (all_k, all_v)
 }
 
-/// Appends the K and V of all heads at one place of a block.
-fn read<E: Element>(kv: &KvCache, block: &[E], place: usize, k: &mut Vec<f32>, v: &mut Vec<f32>) {
-    let (shape, block_size) = (kv.shape(), kv.block_size());
-    for head in block.chunks_exact(block.len() / shape.kv_heads) {
-        let head = Head::of(shape, head);
-        for d in 0..shape.head_dim {
-            let scale = |scales: &[half::f16]| {
-                if E::SCALED { scales[d / SCALE_BLOCK * block_size + place].to_f32() } else { 1.0 }
-            };
-            k.push(head.k[d * block_size + place].widen() * scale(head.k_scales));
-            v.push(head.v[place * shape.head_dim + d].widen() * scale(head.v_scales));
+/// The rows of a sequence.
+struct Queries<'a> {
+    /// `[rows, width]`.
+    q: &'a [f32],
+    width: usize,
+    /// `[rows]`.
+    positions: &'a [u32],
+    spec: &'a AttentionSpec,
+}
+
+impl Queries<'_> {
+    fn scores<E: Element>(&self, kv: &KvCache, blocks: &[BlockId], elements: &[E]) -> Vec<Vec<f32>> {
+        let KvShape { kv_heads, head_dim, .. } = *kv.shape();
+        let (heads, group) = (self.width / head_dim, self.width / head_dim / kv_heads);
+        let unseen = |position: &u32| vec![f32::NEG_INFINITY; heads * (*position as usize + 1)];
+        let mut all: Vec<Vec<f32>> = self.positions.iter().map(unseen).collect();
+        let tokens = self.positions.iter().max().map_or(0, |&p| p as usize + 1);
+        let seen_from = self.positions.iter().min().map_or(0, |&p| self.spec.first_visible(p) as usize);
+        let mut widened = Widened::default();
+        widened.resize(head_dim);
+        for kv_head in 0..kv_heads {
+            let source = Source { kv, blocks, kv_head, elements };
+            for first in (seen_from / TILE * TILE..tokens).step_by(TILE) {
+                source.gather(first, (tokens - first).min(TILE), &mut widened);
+                for (row, (all, position)) in all.iter_mut().zip(self.positions).enumerate() {
+                    let visible = lanes_between(self.spec.first_visible(*position), *position, first);
+                    if visible.is_empty() {
+                        continue;
+                    }
+                    for head in kv_head * group..(kv_head + 1) * group {
+                        let q = &self.q[row * self.width + head * head_dim..][..head_dim];
+                        let op = TileScores { q, tile: widened.tile(), spec: self.spec, visible: visible.clone() };
+                        let from = head * (*position as usize + 1) + first;
+                        let scores = &lanes::run(Isa::detect(), op)[visible.clone()];
+                        all[from..][visible.clone()].copy_from_slice(scores);
+                    }
+                }
+            }
         }
+        all
+    }
+}
+
+/// The scores of one query for one tile.
+struct TileScores<'a> {
+    q: &'a [f32],
+    tile: KvTile<'a, f32>,
+    spec: &'a AttentionSpec,
+    visible: Range<usize>,
+}
+
+impl LaneOp for TileScores<'_> {
+    type Output = [f32; TILE];
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> [f32; TILE] {
+        let mut p = [[0.0; TILE]; STRIP];
+        let mut visible = [const { 0..TILE }; STRIP];
+        visible[0] = self.visible;
+        let mut ahead = Ahead::new::<f32>(&[], self.q.len());
+        masked_scores::<L, f32, 1>(l, self.q, &self.tile, self.spec, &visible, &mut p, &mut ahead);
+        p[0]
     }
 }
