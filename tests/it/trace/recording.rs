@@ -55,10 +55,12 @@ fn a_trace_is_that_of_the_sequence_alone() {
             for other in &runs[..few] {
                 assert_same(&solo, &run(bytes.clone(), &weights, *other), &format!("{weight_type} {other:?}"));
             }
-            let tight = Run { neighbours: 4, threads: 2, step_rows: 24, block_size: 2, num_blocks: 31, ..alone };
-            let tight = run(bytes, &weights, tight);
-            assert!(tight.beginnings > 1, "the observed sequence was meant to be preempted");
-            assert_same(&solo, &tight, &format!("{weight_type}, preempted"));
+            for num_blocks in [17, 35] {
+                let tight = Run { neighbours: 4, threads: 2, step_rows: 24, block_size: 2, num_blocks, ..alone };
+                let tight = run(bytes.clone(), &weights, tight);
+                assert!(tight.beginnings > 1, "the observed sequence was meant to be preempted");
+                assert_same(&solo, &tight, &format!("{weight_type}, {num_blocks} blocks"));
+            }
         }
     }
 }
