@@ -152,6 +152,7 @@ fn float<const C: usize, const V: usize, const TYPE: u8>(
     for (x, lines) in (&mut x).zip(segment.weights.chunks_exact(lines_per_pair)) {
         prefetch.step();
         float_step::<C, V>(&mut sums, widen::<V, TYPE>(lines, 0, first), &x[start..]);
+        let lines = if TYPE == BF16 { read_again(lines, &mut sums) } else { lines };
         float_step::<C, V>(&mut sums, widen::<V, TYPE>(lines, 1, first), &x[columns + start..]);
     }
     if !x.remainder().is_empty() {
@@ -159,6 +160,26 @@ fn float<const C: usize, const V: usize, const TYPE: u8>(
         float_step::<C, V>(&mut sums, widen::<V, TYPE>(lines, 0, first), &x.remainder()[start..]);
     }
     store_sums(&sums, first, acc);
+}
+
+/// The same lines, but as if their place had come out of `sums`: the compiler has to finish these first and to read the
+/// lines again. Left alone it keeps what it read, and both halves of it widened: more than there are registers, so that
+/// sums went to memory and back at every step.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn read_again<'a, const C: usize, const V: usize>(lines: &'a [Line], sums: &mut [[__m256; V]; C]) -> &'a [Line] {
+    let mut start = lines.as_ptr();
+    for sum in sums.as_flattened_mut() {
+        // SAFETY: no instruction at all.
+        unsafe {
+            core::arch::asm!(
+                "/* {0} {1} */", inout(reg) start, inout(ymm_reg) *sum,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+    }
+    // SAFETY: `start` is what it was.
+    unsafe { core::slice::from_raw_parts(start, lines.len()) }
 }
 
 #[inline]
