@@ -37,7 +37,7 @@ use super::panel::{
     Column, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, ScaleByte, Segment, WORDS_32, WORDS_256, code_lines,
     d_line, minimum_line, offset, panel_lines, scale_byte, scale_lines, sub_len,
 };
-use super::prefetch::Prefetch;
+use super::prefetch::{Prefetch, fetch};
 use super::{Isa, Path};
 use crate::quant::WeightType;
 
@@ -121,7 +121,13 @@ fn accumulate_float<const TYPE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
         with_columns!(acc.len(), (C, V) in [1 4, 2 4, 3 2, 4 2, 5 2, 6 2], {
             for (segment, strip) in passes(4 / V, segment) {
                 // SAFETY: only called by `accumulate_with`.
-                unsafe { float::<C, V, TYPE>(segment, columns, start, V * strip, acc) }
+                unsafe {
+                    if strip == 0 {
+                        float::<C, V, TYPE, 0>(segment, columns, start, acc);
+                    } else {
+                        float::<C, V, TYPE, 2>(segment, columns, start, acc);
+                    }
+                }
             }
         })
     }
@@ -134,31 +140,54 @@ fn passes(count: usize, segment: Segment<'_>) -> impl Iterator<Item = (Segment<'
     (0..count).map(move |pass| (Segment { ahead: ahead.next().unwrap_or_default(), ..segment }, pass))
 }
 
-/// F32, F16 and BF16 for vectors `first .. first + V` of 8 rows, and C of the `columns` columns of the tile, from
+/// F32, F16 and BF16 for vectors `FIRST .. FIRST + V` of 8 rows, and C of the `columns` columns of the tile, from
 /// `start`. Two k a step, as BF16 stores them.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn float<const C: usize, const V: usize, const TYPE: u8>(
+fn float<const C: usize, const V: usize, const TYPE: u8, const FIRST: usize>(
     segment: Segment<'_>,
     columns: usize,
     start: usize,
-    first: usize,
     acc: &mut [Column],
 ) {
     let lines_per_pair = if TYPE == F32 { 4 } else { 2 };
-    let mut sums = load_sums::<C, V>(first, acc);
+    let mut sums = load_sums::<C, V>(FIRST, acc);
     let pairs = segment.columns.len() / (2 * columns);
-    let mut prefetch = Prefetch::new(segment.ahead, pairs);
+    let mut ahead = segment.ahead.iter();
     let mut x = segment.columns.chunks_exact(2 * columns);
     for (x, lines) in (&mut x).zip(segment.weights.chunks_exact(lines_per_pair)) {
-        prefetch.step();
-        float_step::<C, V>(&mut sums, widen::<V, TYPE>(lines, 0, first), &x[start..]);
-        float_step::<C, V>(&mut sums, widen::<V, TYPE>(lines, 1, first), &x[columns + start..]);
+        // As many as a pass of a single tile needs.
+        for _ in 0..lines_per_pair * V / 4 {
+            ahead.next().inspect(|line| fetch(line));
+        }
+        float_step::<C, V>(&mut sums, widen::<V, TYPE, FIRST>(lines, 0), &x[start..]);
+        let lines = finish(lines, &mut sums);
+        float_step::<C, V>(&mut sums, widen::<V, TYPE, FIRST>(lines, 1), &x[columns + start..]);
     }
     if !x.remainder().is_empty() {
         let lines = &segment.weights[pairs * lines_per_pair..];
-        float_step::<C, V>(&mut sums, widen::<V, TYPE>(lines, 0, first), &x.remainder()[start..]);
+        float_step::<C, V>(&mut sums, widen::<V, TYPE, FIRST>(lines, 0), &x.remainder()[start..]);
     }
-    store_sums(&sums, first, acc);
+    store_sums(&sums, FIRST, acc);
+}
+
+/// The same lines, but as if their place had come out of `sums`: the compiler has to finish these first and then to read.
+/// Left alone it widens both k of a pair at a time: more values than there are registers, so that sums go to memory and
+/// back at every step.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn finish<'a, const C: usize, const V: usize>(lines: &'a [Line], sums: &mut [[__m256; V]; C]) -> &'a [Line] {
+    let mut start = lines.as_ptr();
+    for sum in sums.as_flattened_mut() {
+        // SAFETY: no instruction at all.
+        unsafe {
+            core::arch::asm!(
+                "/* {0} {1} */", inout(reg) start, inout(ymm_reg) *sum,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+    }
+    // SAFETY: `start` is what it was.
+    unsafe { core::slice::from_raw_parts(start, lines.len()) }
 }
 
 #[inline]
@@ -176,10 +205,10 @@ fn float_step<const C: usize, const V: usize>(sums: &mut [[__m256; V]; C], w: [_
 /// The weights of V vectors of rows at the even (0) or odd (1) k of a pair, widened.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn widen<const V: usize, const TYPE: u8>(lines: &[Line], odd: usize, first: usize) -> [__m256; V] {
+fn widen<const V: usize, const TYPE: u8, const FIRST: usize>(lines: &[Line], odd: usize) -> [__m256; V] {
     let mut w = [_mm256_setzero_ps(); V];
     for v in 0..V {
-        let vector = first + v;
+        let vector = FIRST + v;
         w[v] = match TYPE {
             F32 => _mm256_castsi256_ps(load(&lines[2 * odd + vector / 2 % 2], vector % 2)),
             F16 => widen_quarter(&lines[odd], vector),

@@ -28,8 +28,14 @@ impl<'a> Prefetch<'a> {
     #[inline]
     pub fn step(&mut self) {
         for line in self.0.next().unwrap_or_default() {
-            // SAFETY: a prefetch changes nothing the program can see; SSE is part of every x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.0.as_ptr().cast()) };
+            fetch(line);
         }
     }
+}
+
+/// Starts to bring a line into L2.
+#[inline]
+pub fn fetch(line: &Line) {
+    // SAFETY: a prefetch changes nothing the program can see; SSE is part of every x86-64.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.0.as_ptr().cast()) };
 }
