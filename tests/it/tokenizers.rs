@@ -4,4 +4,4 @@ mod behaviour;
 mod command;
 mod conformance;
 mod hostile;
-mod vocabularies;
+pub mod vocabularies;

@@ -112,6 +112,7 @@ const TYPES: [WeightType; 4] = [WeightType::F32, WeightType::F16, WeightType::BF
 
 #[test]
 fn law_1_batch_sizes_1_to_64() {
+    covers!("LAW-1", "ARCH-10");
     for isa in isas() {
         for weight_type in TYPES {
             let tiny = TinyModel { weight_type, kv_type: KvType::F16, ..TinyModel::default() };
@@ -125,6 +126,7 @@ fn law_1_batch_sizes_1_to_64() {
 
 #[test]
 fn law_1_threads_chunks_and_block_sizes() {
+    covers!("LAW-1");
     for isa in isas() {
         for weight_type in TYPES {
             for kv_type in KvType::ALL {
@@ -148,6 +150,7 @@ fn law_1_threads_chunks_and_block_sizes() {
 /// Few runs, as models with super-blocks are wide: the tests of `ops::matmul` have every batch size of every type.
 #[test]
 fn law_1_every_type_and_mixes() {
+    covers!("LAW-1");
     let narrow = Run { batch: 9, ..WIDE };
     let few = [narrow, Run { threads: 3, step_rows: 7, block_size: 5, batch: 5, num_blocks: 512, ..WIDE }];
     let more = [
@@ -176,6 +179,7 @@ fn law_1_every_type_and_mixes() {
 
 #[test]
 fn law_1_preemption() {
+    covers!("LAW-1");
     for isa in isas() {
         for weight_type in TYPES {
             let tiny = TinyModel { weight_type, kv_type: KvType::F16, ..TinyModel::default() };

@@ -3,6 +3,7 @@ use crate::ops::tests::{TestRng, bits, for_each_ctx};
 
 #[test]
 fn act_1_silu_mul_matches_the_definition_and_every_context_gives_the_same_bits() {
+    covers!("ACT-1");
     let mut rng = TestRng::new(3);
     for len in [0, 1, 15, 16, 17, 1000, 50_001] {
         let gate = rng.floats(len, 20.0);
@@ -25,6 +26,7 @@ fn act_1_silu_mul_matches_the_definition_and_every_context_gives_the_same_bits()
 
 #[test]
 fn silu_of_large_numbers() {
+    covers!("ACT-1");
     for_each_ctx(|ctx| {
         let mut gate = [-1e30, -1000.0, -0.0, 1000.0, 1e30, f32::NAN];
         silu_mul(ctx, &mut gate, &[1.0; 6]);
@@ -35,6 +37,7 @@ fn silu_of_large_numbers() {
 
 #[test]
 fn add_adds() {
+    covers!("ACT-1");
     let mut rng = TestRng::new(4);
     for len in [0, 5, 40_003] {
         let (x, y) = (rng.floats(len, 1.0), rng.floats(len, 1.0));

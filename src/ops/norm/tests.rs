@@ -13,6 +13,7 @@ fn reference(x: &[f32], weight: &[f32], eps: f32) -> Vec<f64> {
 
 #[test]
 fn norm_1_rows_match_the_definition_and_every_context_gives_the_same_bits() {
+    covers!("NORM-1");
     let mut rng = TestRng::new(1);
     for (rows, width) in [(0, 3), (1, 1), (3, 7), (2, 16), (5, 33), (3, 2048), (40, 1000)] {
         let x = rng.floats(rows * width, 3.0);
@@ -38,6 +39,7 @@ fn norm_1_rows_match_the_definition_and_every_context_gives_the_same_bits() {
 
 #[test]
 fn norm_1_a_row_does_not_depend_on_the_others() {
+    covers!("NORM-1");
     let mut rng = TestRng::new(2);
     let (rows, width) = (30, 1001);
     let x = rng.floats(rows * width, 1.0);

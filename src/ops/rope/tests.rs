@@ -21,6 +21,7 @@ fn reference(x: &[f32], shape: (usize, usize, usize), positions: &[u32], base: f
 
 #[test]
 fn rope_1_rotation_matches_the_formula_and_every_context_gives_the_same_bits() {
+    covers!("ROPE-1");
     let mut rng = TestRng::new(5);
     let shapes = [(1, 2, 2), (3, 8, 8), (2, 80, 32), (4, 64, 64), (32, 64, 64)];
     for (heads, head_dim, rot) in shapes {
