@@ -59,6 +59,7 @@ pub fn read_all() -> Vec<Document> {
 pub fn parse(name: &str, text: &str) -> Document {
     let mut document = Document { name: name.into(), ..Document::default() };
     let lines = prose(text);
+    let rows_at = |at: usize| lines[at..].iter().take_while(|(_, line)| is_row(line)).count();
     let (mut at, mut usual) = (0, None);
     while let Some((number, line)) = lines.get(at) {
         at += 1;
@@ -67,24 +68,21 @@ pub fn parse(name: &str, text: &str) -> Document {
         } else if let Some((id, level)) = heading(line).or_else(|| item(line)) {
             document.requirements.push(Requirement { id, level: level.or(usual), line: *number });
         } else if let Some((id, table)) = validation(line) {
-            let start =
-                lines[at..].iter().position(|(_, l)| is_row(l) || l.starts_with('#') || validation(l).is_some());
-            let rows = start.map(|skip| rows_from(&lines[at + skip..])).filter(|rows| rows.len() > 1);
-            match rows {
-                Some(mut rows) => {
-                    at += start.unwrap_or(0);
-                    let header = rows.remove(0);
-                    document.tables.push(Table { id, name: table, line: *number, header, rows });
-                }
-                None => document.without_table.push(*number),
+            let ends = |line: &str| {
+                is_row(line) || line.starts_with('#') || item(line).is_some() || validation(line).is_some()
+            };
+            at += lines[at..].iter().take_while(|(_, line)| !ends(line)).count();
+            let mut rows = rows_from(&lines[at..]);
+            at += rows_at(at);
+            if rows.len() > 1 {
+                let header = rows.remove(0);
+                document.tables.push(Table { id, name: table, line: *number, header, rows });
+            } else {
+                document.without_table.push(*number);
             }
         } else if is_row(line) {
-            let rows = rows_from(&lines[at - 1..]);
-            document.requirements.extend(requirements_of(&rows, usual, *number));
-            at -= 1;
-        }
-        while lines.get(at).is_some_and(|(_, line)| is_row(line)) {
-            at += 1;
+            document.requirements.extend(requirements_of(&rows_from(&lines[at - 1..]), usual, *number));
+            at += rows_at(at);
         }
     }
     document

@@ -64,7 +64,7 @@ fn kvc_2_elements_lie_where_the_table_says() {
         for (column, k, v) in [("k", &one, &zero), ("v", &zero, &one)] {
             let mut cache = KvCache::new(shape, 3).expect("it fits");
             write_kv(&ctx, &mut cache, 0, k, v, &batch);
-            assert_eq!(place_of(3.0, &cache), row.get(column), "{column} of {kv_type}, d {}", row.text("d"));
+            assert_eq!(place_of(3.0, &cache), row.get::<usize>(column), "{column} of {kv_type}, d {}", row.text("d"));
         }
     }
 }
