@@ -28,7 +28,7 @@ use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::kernels::Isa;
 use llorch_cpud::kv_cache::{KvCache, KvShape, KvType};
 use llorch_cpud::model::config::ModelConfig;
-use llorch_cpud::model::llama::LlamaModel;
+use llorch_cpud::model::decoder::Decoder;
 use llorch_cpud::model::weights::Weights;
 use llorch_cpud::model::{ForwardBatch, Model};
 use llorch_cpud::ops::pool::Pool;
@@ -63,7 +63,7 @@ struct Bench {
     sequences: usize,
     /// Of a sequence: room for the longest context and the token of the step.
     blocks: usize,
-    model: LlamaModel,
+    model: Decoder,
     kv_cache: KvCache,
     /// Positions of every sequence whose K and V are there.
     filled: usize,
@@ -97,7 +97,7 @@ impl Bench {
             kv_type: KvType::F16,
         };
         let kv_cache = KvCache::new(shape, sequences * blocks).expect("the cache fits");
-        let model = LlamaModel::new(config, weights, Arc::clone(pool), isa, FILL_ROWS, sequences);
+        let model = Decoder::new(config, weights, Arc::clone(pool), isa, FILL_ROWS, sequences);
         Self { sequences, blocks, model, kv_cache, filled: 0, batch: ForwardBatch::default() }
     }
 

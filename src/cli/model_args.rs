@@ -9,7 +9,7 @@ use crate::gguf::{ModelFile, TensorInfo};
 use crate::kernels::Isa;
 use crate::kv_cache::{KvCache, KvCacheError, KvShape, KvType};
 use crate::model::config::ModelConfig;
-use crate::model::llama::LlamaModel;
+use crate::model::decoder::Decoder;
 use crate::model::weights::Weights;
 use crate::model::workspace::Workspace;
 use crate::ops::pool::Pool;
@@ -71,7 +71,7 @@ pub struct EngineLimits {
 
 /// A model ready to step.
 pub struct LoadedEngine {
-    pub engine: Engine<LlamaModel>,
+    pub engine: Engine<Decoder>,
     pub tokenizer: Arc<Tokenizer>,
     pub info: ModelInfo,
     /// Longest sequence, prompt and completion.
@@ -95,7 +95,8 @@ pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
     let kv_type: KvType = args.kv_type.parse().map_err(|e: KvCacheError| CliError::Config(e.to_string()))?;
     let (file, source) = open_model(args.model.as_deref())?;
     let bad_data = |e: String| CliError::BadData(format!("{source}: {e}"));
-    let config = ModelConfig::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
+    let mut config = ModelConfig::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
+    config.longest_sequence = args.max_model_len.unwrap_or(u32::MAX).min(config.context_length);
     let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
     let threads = args.num_threads();
     let pool = if args.pin { Pool::bound(threads) } else { Pool::new(threads) };
@@ -133,7 +134,7 @@ pub fn load(args: &ModelArgs, limits: EngineLimits) -> Result<LoadedEngine, CliE
         max_model_len,
     };
     let eog_ids = loaded.tokenizer.eog_ids().to_vec();
-    let model = LlamaModel::new(
+    let model = Decoder::new(
         loaded.config,
         loaded.weights,
         Arc::clone(&loaded.pool),

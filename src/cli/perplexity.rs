@@ -9,7 +9,7 @@ use super::error::CliError;
 use super::model_args::{LoadedModel, ModelArgs, load_model};
 use super::output;
 use crate::kv_cache::{KvCache, KvShape};
-use crate::model::llama::LlamaModel;
+use crate::model::decoder::Decoder;
 use crate::model::{ForwardBatch, Model};
 use crate::types::{BlockId, Slot, TokenId};
 use std::path::PathBuf;
@@ -109,7 +109,7 @@ fn score_windows(
         kv_type: loaded.kv_type,
     };
     let mut kv_cache = KvCache::new(shape, blocks).map_err(|e| CliError::Config(format!("--context: {e}")))?;
-    let mut model = LlamaModel::new(c, loaded.weights, Arc::clone(&loaded.pool), loaded.isa, CHUNK_ROWS, CHUNK_ROWS);
+    let mut model = Decoder::new(c, loaded.weights, Arc::clone(&loaded.pool), loaded.isa, CHUNK_ROWS, CHUNK_ROWS);
     let mut score = Score::default();
     let mut bar = super::progress::Bar::new(tokens.len() as u64, "scoring");
     let mut batch = ForwardBatch::default();

@@ -165,6 +165,17 @@ impl Metadata {
         })
     }
 
+    /// An array of bool.
+    pub fn bools(&self, key: &str) -> Result<Option<Vec<bool>>, GgufError> {
+        let Some(entry) = self.find(key) else { return Ok(None) };
+        match entry.kind {
+            Kind::Array { of: ValueType::Bool, .. } => {
+                Ok(Some(self.slice(&entry.value).iter().map(|byte| *byte != 0).collect()))
+            }
+            _ => Err(wrong_type(key, "an array of bool", entry.kind.name())),
+        }
+    }
+
     /// [`Metadata::u32`] of a key that must be there.
     pub fn require_u32(&self, key: &str) -> Result<u32, GgufError> {
         self.u32(key)?.ok_or_else(|| missing(key))

@@ -21,6 +21,7 @@ pub enum Value {
     F32s(Vec<f32>),
     I32s(Vec<i32>),
     U32s(Vec<u32>),
+    Bools(Vec<bool>),
     /// A type's number and the bytes that follow it, valid or not.
     Raw(u32, Vec<u8>),
 }
@@ -84,6 +85,10 @@ impl Value {
             Self::U32s(values) => {
                 put_array_head(out, ValueType::U32, values.len());
                 values.iter().for_each(|v| out.extend(v.to_le_bytes()));
+            }
+            Self::Bools(values) => {
+                put_array_head(out, ValueType::Bool, values.len());
+                out.extend(values.iter().map(|v| u8::from(*v)));
             }
             Self::Raw(id, bytes) => {
                 out.extend(id.to_le_bytes());

@@ -3,17 +3,14 @@
 //! Everything below `model/` may rely on what [`ModelConfig::from_metadata`] checked: no size is zero, products fit,
 //! heads divide into groups, scalars are finite.
 
-use crate::gguf::{GgufError, Metadata};
+use super::architecture::{self, Sizes};
+use super::description::{Description, Positions};
+pub use super::keys::ConfigError;
+use super::keys::{Keys, MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH};
+use crate::gguf::Metadata;
 use crate::kv_cache::MAX_HEAD_DIM;
+use crate::ops::norm::NormKind;
 use crate::ops::rope::RopeScaling;
-
-/// Architectures this build runs, by their GGUF name.
-pub const ARCHITECTURES: [&str; 1] = ["llama"];
-
-/// Upper bounds on what a file may claim, far above any published model: they keep size arithmetic within `u64`.
-const MAX_LAYERS: u32 = 4096;
-const MAX_WIDTH: u32 = 1 << 20;
-const MAX_CONTEXT: u32 = 1 << 30;
 
 /// The sizes and constants of a decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,49 +19,39 @@ pub struct ModelConfig {
     pub architecture: String,
     /// `general.name`, or the architecture where the file has none.
     pub name: String,
+    /// Which variant of each block the model has.
+    pub description: Description,
     /// Tokens of context the model was trained for.
     pub context_length: u32,
     pub num_layers: usize,
     pub hidden_size: usize,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer; of an expert in a mixture.
     pub intermediate_size: usize,
     pub num_heads: usize,
     /// Divides `num_heads`.
     pub num_kv_heads: usize,
     pub head_dim: usize,
-    /// Leading dimensions of a head that rotate; even, at most `head_dim`.
+    /// Leading dimensions of a head that rotate; even, at most `head_dim`. 0 where nothing rotates.
     pub rope_dim: usize,
     /// Base of the rotation frequencies.
     pub rope_theta: f32,
     /// What the keys say; a tensor of frequency factors comes on top.
     pub rope_scaling: RopeScaling,
-    pub rms_norm_eps: f32,
-}
-
-/// A model file whose keys do not describe a model we can run.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    #[error("general.architecture {0:?} is not supported; supported: {known}", known = ARCHITECTURES.join(", "))]
-    Architecture(String),
-    #[error("key {key}: {value} {problem}")]
-    Value { key: String, value: String, problem: &'static str },
-}
-
-/// Reads keys below one architecture's prefix.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    prefix: &'a str,
+    /// Factor of the rotated vectors that the keys say, beside that of [`RopeScaling::Yarn`].
+    pub rope_magnitude: f32,
+    /// Context before scaling: longer contexts take the long ones of two sets of frequency factors.
+    pub original_context: u32,
+    /// The longest sequence to expect: `context_length` until the server bounds it lower.
+    pub longest_sequence: u32,
+    pub norm_eps: f32,
 }
 
 impl ModelConfig {
     /// Translates and checks the keys of a file.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, ConfigError> {
         let architecture = metadata.require_str("general.architecture")?.to_owned();
-        if !ARCHITECTURES.contains(&architecture.as_str()) {
-            let shown: String = architecture.chars().take(64).collect();
-            return Err(ConfigError::Architecture(shown));
+        if !architecture::NAMES.contains(&architecture.as_str()) {
+            return Err(architecture::unknown(&architecture));
         }
         let name = metadata.str("general.name")?.unwrap_or(&architecture).to_owned();
         let keys = Keys { metadata, prefix: &architecture };
@@ -74,23 +61,38 @@ impl ModelConfig {
         if !num_heads.is_multiple_of(num_kv_heads) {
             return Err(keys.bad("attention.head_count_kv", num_kv_heads, "does not divide attention.head_count"));
         }
-        let head_dim = keys.head_dim(hidden_size, num_heads)?;
-        let rope_dim = keys.size_or("rope.dimension_count", head_dim, MAX_WIDTH)?;
-        if !rope_dim.is_multiple_of(2) || rope_dim > head_dim {
-            return Err(keys.bad("rope.dimension_count", rope_dim, "is odd or above the head size"));
-        }
+        let head_dim = head_dim(&keys, hidden_size, num_heads)?;
+        let context_length = keys.size("context_length", MAX_CONTEXT)? as u32;
+        let num_layers = keys.size("block_count", MAX_LAYERS)?;
+        let description = architecture::describe(&keys, Sizes { num_layers, hidden_size, num_heads })?;
+        let intermediate_size = match description.experts {
+            Some(experts) => experts.intermediate_size,
+            None => keys.size("feed_forward_length", MAX_WIDTH)?,
+        };
+        let epsilon = match description.norm {
+            NormKind::Rms => "attention.layer_norm_rms_epsilon",
+            NormKind::Layer => "attention.layer_norm_epsilon",
+        };
+        let rope_scaling = rope_scaling(&keys, context_length)?;
         Ok(Self {
-            context_length: keys.size("context_length", MAX_CONTEXT)? as u32,
-            num_layers: keys.size("block_count", MAX_LAYERS)?,
+            rope_dim: rope_dim(&keys, &description, head_dim)?,
+            rope_theta: keys.positive_or("rope.freq_base", 10_000.0)?,
+            rope_magnitude: match rope_scaling {
+                RopeScaling::Yarn { .. } => 1.0,
+                _ => keys.positive_or("rope.scaling.attn_factor", 1.0)?,
+            },
+            rope_scaling,
+            original_context: original_context(&keys, context_length)?,
+            longest_sequence: context_length,
+            norm_eps: keys.epsilon(epsilon)?,
+            context_length,
+            num_layers,
             hidden_size,
-            intermediate_size: keys.size("feed_forward_length", MAX_WIDTH)?,
+            intermediate_size,
             num_heads,
             num_kv_heads,
             head_dim,
-            rope_dim,
-            rope_theta: keys.positive_or("rope.freq_base", 10_000.0)?,
-            rope_scaling: keys.rope_scaling()?,
-            rms_norm_eps: keys.epsilon("attention.layer_norm_rms_epsilon")?,
+            description,
             architecture: architecture.clone(),
             name,
         })
@@ -107,94 +109,66 @@ impl ModelConfig {
     }
 }
 
-impl Keys<'_> {
-    fn key(&self, suffix: &str) -> String {
-        format!("{}.{suffix}", self.prefix)
+/// `attention.key_length` where present, else the hidden size shared out among the heads. K and V heads have one size.
+fn head_dim(keys: &Keys<'_>, hidden_size: usize, num_heads: usize) -> Result<usize, ConfigError> {
+    let head_dim = match keys.metadata.u32(&keys.key("attention.key_length"))? {
+        Some(value) => keys.in_range("attention.key_length", value, MAX_WIDTH)?,
+        None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
+        None => return Err(keys.bad("attention.head_count", num_heads, "does not divide embedding_length")),
+    };
+    let value_dim = keys.size_or("attention.value_length", head_dim, MAX_WIDTH)?;
+    if value_dim != head_dim {
+        return Err(keys.bad("attention.value_length", value_dim, "differs from attention.key_length"));
     }
-
-    fn bad(&self, suffix: &str, value: impl ToString, problem: &'static str) -> ConfigError {
-        ConfigError::Value { key: self.key(suffix), value: value.to_string(), problem }
+    if head_dim > MAX_HEAD_DIM {
+        return Err(keys.bad("attention.key_length", head_dim, "is above the largest head size, 256"));
     }
+    Ok(head_dim)
+}
 
-    /// A required count in `1 ..= max`.
-    fn size(&self, suffix: &str, max: u32) -> Result<usize, ConfigError> {
-        let value = self.metadata.require_u32(&self.key(suffix))?;
-        self.in_range(suffix, value, max)
+fn rope_dim(keys: &Keys<'_>, description: &Description, head_dim: usize) -> Result<usize, ConfigError> {
+    if !matches!(description.positions, Positions::Rotary(_)) {
+        return Ok(0);
     }
+    let rope_dim = keys.size_or("rope.dimension_count", head_dim, MAX_WIDTH)?;
+    if !rope_dim.is_multiple_of(2) || rope_dim > head_dim {
+        return Err(keys.bad("rope.dimension_count", rope_dim, "is odd or above the head size"));
+    }
+    Ok(rope_dim)
+}
 
-    fn size_or(&self, suffix: &str, default: usize, max: u32) -> Result<usize, ConfigError> {
-        match self.metadata.u32(&self.key(suffix))? {
-            Some(value) => self.in_range(suffix, value, max),
-            None => Ok(default),
+fn original_context(keys: &Keys<'_>, context_length: u32) -> Result<u32, ConfigError> {
+    Ok(keys.size_or("rope.scaling.original_context_length", context_length as usize, MAX_CONTEXT)? as u32)
+}
+
+/// Linear scaling divides positions by the factor; it is what a factor without a type means. Older files name the
+/// factor `rope.scale_linear`. `longrope` is in tensors alone. Other kinds are refused, never ignored.
+fn rope_scaling(keys: &Keys<'_>, context_length: u32) -> Result<RopeScaling, ConfigError> {
+    match keys.str("rope.scaling.type")? {
+        Some("none" | "longrope") => Ok(RopeScaling::None),
+        Some("linear") | None => Ok(rope_factor(keys)?.map_or(RopeScaling::None, RopeScaling::Linear)),
+        Some("yarn") => Ok(RopeScaling::Yarn {
+            factor: rope_factor(keys)?.unwrap_or(1.0),
+            original_context: original_context(keys, context_length)?,
+            ext_factor: keys.finite("rope.scaling.yarn_ext_factor")?.filter(|f| *f >= 0.0).unwrap_or(1.0),
+            attn_factor: keys.positive_or("rope.scaling.attn_factor", 1.0)?,
+            beta_fast: keys.positive_or("rope.scaling.yarn_beta_fast", 32.0)?,
+            beta_slow: keys.positive_or("rope.scaling.yarn_beta_slow", 1.0)?,
+        }),
+        Some(other) => {
+            let shown: String = other.chars().take(64).collect();
+            Err(keys.bad("rope.scaling.type", shown, "is not supported; supported: none, linear, yarn, longrope"))
         }
     }
+}
 
-    fn in_range(&self, suffix: &str, value: u32, max: u32) -> Result<usize, ConfigError> {
-        if value == 0 {
-            return Err(self.bad(suffix, value, "must not be zero"));
-        }
-        if value > max {
-            return Err(self.bad(suffix, value, "is larger than any model this build can run"));
-        }
-        Ok(value as usize)
-    }
-
-    /// `attention.key_length` where present, else the hidden size shared out among the heads. K and V heads have one
-    /// size.
-    fn head_dim(&self, hidden_size: usize, num_heads: usize) -> Result<usize, ConfigError> {
-        let head_dim = match self.metadata.u32(&self.key("attention.key_length"))? {
-            Some(value) => self.in_range("attention.key_length", value, MAX_WIDTH)?,
-            None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
-            None => return Err(self.bad("attention.head_count", num_heads, "does not divide embedding_length")),
-        };
-        let value_dim = self.size_or("attention.value_length", head_dim, MAX_WIDTH)?;
-        if value_dim != head_dim {
-            return Err(self.bad("attention.value_length", value_dim, "differs from attention.key_length"));
-        }
-        if head_dim > MAX_HEAD_DIM {
-            return Err(self.bad("attention.key_length", head_dim, "is above the largest head size, 256"));
-        }
-        Ok(head_dim)
-    }
-
-    fn positive_or(&self, suffix: &str, default: f32) -> Result<f32, ConfigError> {
-        let value = self.metadata.f32(&self.key(suffix))?.unwrap_or(default);
-        if value.is_finite() && value > 0.0 {
-            return Ok(value);
-        }
-        Err(self.bad(suffix, value, "must be finite and above zero"))
-    }
-
-    /// The norm's epsilon: required, since the published values differ by a factor of ten.
-    fn epsilon(&self, suffix: &str) -> Result<f32, ConfigError> {
-        let value = self.metadata.require_f32(&self.key(suffix))?;
-        if value.is_finite() && (0.0..=1.0).contains(&value) {
-            return Ok(value);
-        }
-        Err(self.bad(suffix, value, "must be within 0 and 1"))
-    }
-
-    /// Linear scaling divides positions by the factor; it is what a factor without a type means. Older files name the
-    /// factor `rope.scale_linear`. Other kinds are refused, never ignored.
-    fn rope_scaling(&self) -> Result<RopeScaling, ConfigError> {
-        match self.metadata.str(&self.key("rope.scaling.type"))? {
-            Some("none") => Ok(RopeScaling::None),
-            Some("linear") | None => self.linear_factor(),
-            Some(other) => {
-                let shown: String = other.chars().take(64).collect();
-                Err(self.bad("rope.scaling.type", shown, "is not supported; supported: none, linear"))
-            }
+fn rope_factor(keys: &Keys<'_>) -> Result<Option<f32>, ConfigError> {
+    for suffix in ["rope.scaling.factor", "rope.scale_linear"] {
+        if keys.contains(suffix) {
+            return keys.positive(suffix);
         }
     }
-
-    fn linear_factor(&self) -> Result<RopeScaling, ConfigError> {
-        for suffix in ["rope.scaling.factor", "rope.scale_linear"] {
-            if self.metadata.contains(&self.key(suffix)) {
-                return self.positive_or(suffix, 1.0).map(RopeScaling::Linear);
-            }
-        }
-        Ok(RopeScaling::None)
-    }
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -238,7 +212,8 @@ mod tests {
         let angles = |model: &TestModel, position: u32| {
             let (file, config) = open(model);
             let mut cos_sin = Vec::new();
-            Weights::load(&file, &config, &mut |_| {}).unwrap().rope.fill(&[position], &mut cos_sin);
+            let weights = Weights::load(&file, &config, &mut |_| {}).unwrap();
+            weights.rope.unwrap().fill(&[position], &mut cos_sin);
             cos_sin
         };
         let slowed = slowed.with_key("llama.rope.scaling.factor", 4.0f32);

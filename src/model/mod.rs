@@ -1,7 +1,11 @@
 //! Models: a forward pass over a batch of rows from many sequences.
 
+pub mod architecture;
 pub mod config;
-pub mod llama;
+pub mod decoder;
+pub mod description;
+mod keys;
+mod loader;
 pub mod observer;
 pub mod weights;
 pub mod workspace;

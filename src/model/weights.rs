@@ -1,47 +1,87 @@
-//! The weights of a Llama-architecture model, packed once at load.
+//! The weights of a model, packed once at load.
 //!
 //! Every tensor is checked for its exact shape before it is packed; its source pages are given back right after, so
 //! that the peak is one copy of the model plus one tensor.
 
-use crate::gguf::{GgufError, ModelFile, Tensor};
+use crate::gguf::{GgufError, ModelFile};
 use crate::model::config::ModelConfig;
+use crate::model::description::Positions;
+use crate::model::loader::Loader;
+use crate::ops::norm::{Norm, NormKind};
 use crate::ops::packed_matrix::{PackError, PackedMatrix};
 use crate::ops::rope::{RopeError, RopeScaling, RopeTable};
-use crate::quant;
 
-/// One decoder layer. Shapes are `[N, K]`: outputs by inputs.
+/// A matrix `[N, K]`, outputs by inputs, and what is added to its products.
+pub struct Linear {
+    pub weight: PackedMatrix,
+    /// `[N]`
+    pub bias: Option<Vec<f32>>,
+}
+
+/// A norm of rows of `weight.len()`.
+pub struct NormWeights {
+    pub kind: NormKind,
+    pub weight: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
+    pub eps: f32,
+}
+
+/// One decoder layer.
 pub struct LayerWeights {
     /// `[hidden]`
-    pub attn_norm: Vec<f32>,
+    pub attn_norm: Option<NormWeights>,
     /// `[num_heads * head_dim, hidden]`
-    pub attn_q: PackedMatrix,
+    pub attn_q: Linear,
     /// `[num_kv_heads * head_dim, hidden]`
-    pub attn_k: PackedMatrix,
+    pub attn_k: Linear,
     /// `[num_kv_heads * head_dim, hidden]`
-    pub attn_v: PackedMatrix,
+    pub attn_v: Linear,
+    /// None; one of `[head_dim]` or `[num_heads * head_dim]`; or one of `[head_dim]` for each head.
+    pub attn_q_norm: Vec<NormWeights>,
+    /// None; one of `[head_dim]` or `[num_kv_heads * head_dim]`; or one of `[head_dim]` for each head.
+    pub attn_k_norm: Vec<NormWeights>,
     /// `[hidden, num_heads * head_dim]`
-    pub attn_output: PackedMatrix,
+    pub attn_output: Linear,
     /// `[hidden]`
-    pub ffn_norm: Vec<f32>,
-    /// `[intermediate, hidden]`
-    pub ffn_gate: PackedMatrix,
-    /// `[intermediate, hidden]`
-    pub ffn_up: PackedMatrix,
-    /// `[hidden, intermediate]`
-    pub ffn_down: PackedMatrix,
+    pub attn_post_norm: Option<NormWeights>,
+    /// `[hidden]`
+    pub ffn_norm: Option<NormWeights>,
+    pub ffn: FeedForward,
+    /// `[hidden]`
+    pub ffn_post_norm: Option<NormWeights>,
+}
+
+/// The feed-forward layer: `up` is `[intermediate, hidden]`, `down` `[hidden, intermediate]`.
+pub enum FeedForward {
+    Gated { gate: Linear, up: Linear, down: Linear },
+    Plain { up: Linear, down: Linear },
+    Experts { router: PackedMatrix, experts: Vec<Expert> },
+}
+
+/// One expert: a gated layer without biases.
+pub struct Expert {
+    pub gate: PackedMatrix,
+    pub up: PackedMatrix,
+    pub down: PackedMatrix,
 }
 
 /// All weights of a model.
 pub struct Weights {
     /// `[vocab, hidden]`; also the LM head where `output` is absent.
     pub token_embd: PackedMatrix,
+    /// `[context, hidden]`
+    pub position_embd: Option<PackedMatrix>,
     pub layers: Vec<LayerWeights>,
     /// `[hidden]`
-    pub output_norm: Vec<f32>,
+    pub output_norm: NormWeights,
     /// `[vocab, hidden]`; `None` where the head is tied to the embedding.
     pub output: Option<PackedMatrix>,
-    /// The rotation of each pair of dimensions, scaled as the keys and `rope_freqs.weight` say.
-    pub rope: RopeTable,
+    /// `[vocab]`
+    pub output_bias: Option<Vec<f32>>,
+    /// The rotation of each pair of dimensions, scaled as the keys and the tensors of factors say.
+    pub rope: Option<RopeTable>,
+    /// The rotation in the layers with a window, where it is another one.
+    pub local_rope: Option<RopeTable>,
     /// Tensors of the file that no part of the forward pass reads.
     pub unused_tensors: usize,
 }
@@ -59,39 +99,53 @@ pub enum WeightsError {
     Pack { name: String, source: PackError },
     #[error("tensor {0} is of a model variant that is not supported")]
     Unsupported(String),
-    #[error("rope_freqs.weight and the rope keys: {0}")]
+    #[error("rope_freqs.weight or rope_factors_*.weight, with the rope keys: {0}")]
     Rope(#[from] RopeError),
 }
 
 /// Called after each tensor with the bytes of the file that are packed so far.
 pub type Progress<'a> = &'a mut dyn FnMut(u64);
 
-/// Takes tensors out of a file: checks, packs, releases, reports.
-struct Loader<'a> {
-    file: &'a ModelFile,
-    done_bytes: u64,
-    taken: usize,
-    progress: Progress<'a>,
+impl NormWeights {
+    /// What the ops take.
+    pub fn norm(&self) -> Norm<'_> {
+        Norm { kind: self.kind, weight: &self.weight, bias: self.bias.as_deref(), eps: self.eps }
+    }
 }
 
 impl Weights {
     /// Packs every tensor of `file`, whose sizes `config` was read from.
     pub fn load(file: &ModelFile, config: &ModelConfig, progress: Progress<'_>) -> Result<Self, WeightsError> {
-        let vocab_size = vocab_size(file)?;
-        let mut loader = Loader { file, done_bytes: 0, taken: 0, progress };
+        let mut loader = Loader::new(file, config, progress);
+        let vocab_size = loader.vocab_size()?;
         let token_embd = loader.matrix("token_embd.weight", vocab_size, config.hidden_size)?;
-        let rope = loader.rope(config)?;
-        let mut layers = Vec::new();
-        for layer in 0..config.num_layers {
-            layers.push(loader.layer(layer, config)?);
-        }
-        let output_norm = loader.vector("output_norm.weight", config.hidden_size)?;
+        let position_embd = match config.description.positions {
+            Positions::Learned => {
+                Some(loader.matrix("position_embd.weight", config.context_length as usize, config.hidden_size)?)
+            }
+            _ => None,
+        };
+        let rope = rope(&mut loader, config)?;
+        let local_rope = local_rope(config)?;
+        let layers = (0..config.num_layers).map(|layer| loader.layer(layer)).collect::<Result<Vec<_>, _>>()?;
+        let output_norm = loader.norm("output_norm", config.hidden_size)?;
         let output = match file.tensor("output.weight") {
             Some(_) => Some(loader.matrix("output.weight", vocab_size, config.hidden_size)?),
             None => None,
         };
+        let output_bias = loader.optional_vector("output.bias", vocab_size)?;
         let unused_tensors = loader.unused_tensors()?;
-        Ok(Self { token_embd, layers, output_norm, output, rope, unused_tensors })
+        Ok(Self {
+            token_embd,
+            position_embd,
+            layers,
+            output_norm,
+            output,
+            output_bias,
+            rope,
+            local_rope,
+            unused_tensors,
+        })
     }
 
     /// The LM head, `[vocab, hidden]`.
@@ -101,106 +155,50 @@ impl Weights {
 
     /// Bytes the packed weights take in memory.
     pub fn bytes(&self) -> u64 {
-        let layer = |l: &LayerWeights| {
-            [&l.attn_q, &l.attn_k, &l.attn_v, &l.attn_output, &l.ffn_gate, &l.ffn_up, &l.ffn_down]
-                .iter()
-                .map(|m| m.bytes() as u64)
-                .sum::<u64>()
-        };
-        let head = self.output.as_ref().map_or(0, |m| m.bytes() as u64);
-        self.token_embd.bytes() as u64 + head + self.layers.iter().map(layer).sum::<u64>()
+        let shared = [Some(&self.token_embd), self.position_embd.as_ref(), self.output.as_ref()];
+        let layers = self.layers.iter().flat_map(LayerWeights::matrices);
+        shared.into_iter().flatten().chain(layers).map(|matrix| matrix.bytes() as u64).sum()
     }
 }
 
-/// Rows of the embedding: the vocabulary of the tensors.
-fn vocab_size(file: &ModelFile) -> Result<usize, WeightsError> {
-    let name = "token_embd.weight";
-    let tensor = file.tensor(name).ok_or_else(|| WeightsError::Missing(name.into()))?;
-    match tensor.dims {
-        [_, vocab] if *vocab <= u64::from(u32::MAX / 2) => Ok(*vocab as usize),
-        dims => Err(WeightsError::Shape { name: name.into(), found: dims.to_vec(), expected: vec![] }),
-    }
-}
-
-impl Loader<'_> {
-    fn layer(&mut self, layer: usize, c: &ModelConfig) -> Result<LayerWeights, WeightsError> {
-        let name = |what: &str| format!("blk.{layer}.{what}.weight");
-        Ok(LayerWeights {
-            attn_norm: self.vector(&name("attn_norm"), c.hidden_size)?,
-            attn_q: self.matrix(&name("attn_q"), c.q_dim(), c.hidden_size)?,
-            attn_k: self.matrix(&name("attn_k"), c.kv_dim(), c.hidden_size)?,
-            attn_v: self.matrix(&name("attn_v"), c.kv_dim(), c.hidden_size)?,
-            attn_output: self.matrix(&name("attn_output"), c.hidden_size, c.q_dim())?,
-            ffn_norm: self.vector(&name("ffn_norm"), c.hidden_size)?,
-            ffn_gate: self.matrix(&name("ffn_gate"), c.intermediate_size, c.hidden_size)?,
-            ffn_up: self.matrix(&name("ffn_up"), c.intermediate_size, c.hidden_size)?,
-            ffn_down: self.matrix(&name("ffn_down"), c.hidden_size, c.intermediate_size)?,
-        })
-    }
-
-    /// A tensor of exactly the shape `dims`, fastest dimension first.
-    fn tensor(&self, name: &str, dims: &[usize]) -> Result<Tensor<'_>, WeightsError> {
-        let tensor = self.file.tensor(name).ok_or_else(|| WeightsError::Missing(name.into()))?;
-        let expected: Vec<u64> = dims.iter().map(|d| *d as u64).collect();
-        if tensor.dims != expected {
-            return Err(WeightsError::Shape { name: name.into(), found: tensor.dims.to_vec(), expected });
-        }
-        Ok(tensor)
-    }
-
-    fn finish(&mut self, name: &str, bytes: u64) {
-        self.file.release(name);
-        self.done_bytes += bytes;
-        self.taken += 1;
-        (self.progress)(self.done_bytes);
-    }
-
-    fn matrix(&mut self, name: &str, n: usize, k: usize) -> Result<PackedMatrix, WeightsError> {
-        let tensor = self.tensor(name, &[k, n])?;
-        let bytes = tensor.data.len() as u64;
-        let packed = PackedMatrix::pack(tensor.weight_type()?, n, k, tensor.data)
-            .map_err(|source| WeightsError::Pack { name: name.into(), source })?;
-        self.finish(name, bytes);
-        Ok(packed)
-    }
-
-    /// A small tensor, as f32.
-    fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, WeightsError> {
-        let tensor = self.tensor(name, &[len])?;
-        let bytes = tensor.data.len() as u64;
-        let mut values = vec![0.0; len];
-        quant::dequantize_row(tensor.weight_type()?, tensor.data, &mut values);
-        self.finish(name, bytes);
-        Ok(values)
-    }
-
-    /// The keys may scale all frequencies, and `rope_freqs.weight` (Llama 3) each by itself.
-    fn rope(&mut self, config: &ModelConfig) -> Result<RopeTable, WeightsError> {
-        let name = "rope_freqs.weight";
-        let table = RopeTable::new(config.rope_dim, config.rope_theta, &config.rope_scaling)?;
-        if self.file.tensor(name).is_none() {
-            return Ok(table);
-        }
-        let factors = self.vector(name, config.rope_dim / 2)?;
-        Ok(table.scaled(&RopeScaling::FreqFactors(factors))?)
-    }
-
-    /// A tensor that was not taken would be left out of the computation: biases and the like are refused by name.
-    fn unused_tensors(&self) -> Result<usize, WeightsError> {
-        let unused = self.file.tensors().len() - self.taken;
-        if unused == 0 {
-            return Ok(0);
-        }
-        for tensor in self.file.tensors() {
-            let name = tensor.name.as_str();
-            if name.ends_with(".bias") || name.contains("_exps.") || name.contains("_norm.") && !is_known_norm(name) {
-                return Err(WeightsError::Unsupported(name.into()));
+impl LayerWeights {
+    fn matrices(&self) -> Vec<&PackedMatrix> {
+        let attention = [&self.attn_q, &self.attn_k, &self.attn_v, &self.attn_output].map(|linear| &linear.weight);
+        let mut matrices = attention.to_vec();
+        match &self.ffn {
+            FeedForward::Gated { gate, up, down } => matrices.extend([&gate.weight, &up.weight, &down.weight]),
+            FeedForward::Plain { up, down } => matrices.extend([&up.weight, &down.weight]),
+            FeedForward::Experts { router, experts } => {
+                matrices.push(router);
+                matrices.extend(experts.iter().flat_map(|expert| [&expert.gate, &expert.up, &expert.down]));
             }
         }
-        Ok(unused)
+        matrices
     }
 }
 
-fn is_known_norm(name: &str) -> bool {
-    name == "output_norm.weight" || name.ends_with(".attn_norm.weight") || name.ends_with(".ffn_norm.weight")
+/// The keys may scale all frequencies, and a tensor of factors each by itself: `rope_freqs.weight` (Llama 3), or one of
+/// two (long RoPE): the long ones where sequences may be longer than the original context.
+fn rope(loader: &mut Loader<'_>, config: &ModelConfig) -> Result<Option<RopeTable>, WeightsError> {
+    if config.rope_dim == 0 {
+        return Ok(None);
+    }
+    let table = RopeTable::new(config.rope_dim, config.rope_theta, &config.rope_scaling)?;
+    let mut table = table.with_magnitude(config.rope_magnitude);
+    let long = config.longest_sequence > config.original_context;
+    let sets = [("rope_freqs.weight", true), ("rope_factors_long.weight", long), ("rope_factors_short.weight", !long)];
+    for (name, counts) in sets {
+        let factors = loader.optional_vector(name, config.rope_dim / 2)?;
+        if let Some(factors) = factors.filter(|_| counts) {
+            table = table.scaled(&RopeScaling::FreqFactors(factors))?;
+        }
+    }
+    Ok(Some(table))
+}
+
+fn local_rope(config: &ModelConfig) -> Result<Option<RopeTable>, WeightsError> {
+    let theta = config.description.window.as_ref().and_then(|window| window.rope_theta);
+    let table =
+        theta.filter(|_| config.rope_dim > 0).map(|theta| RopeTable::new(config.rope_dim, theta, &RopeScaling::None));
+    Ok(table.transpose()?)
 }

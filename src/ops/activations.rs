@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Ctx;
-use super::norm::norm_rows;
+use super::norm::{Norm, norm_rows};
 use crate::kernels::Isa;
 use crate::kernels::panel::Form;
 use crate::kernels::quantize::{quantize_tile, round_pairs};
@@ -57,15 +57,18 @@ impl Activations {
         self.fill(ctx, m, k, ty, |form, rows, words| round(ctx.isa, form, &x[rows.start * k..rows.end * k], k, words));
     }
 
-    /// As [`Self::prepare`] with what [`super::norm::rms_norm`] makes of `x` `[m, K]`, `weight` being `[K]`: rows are
-    /// normalised where they are rounded.
-    pub fn prepare_normed(&mut self, ctx: &Ctx<'_>, x: &[f32], weight: &[f32], eps: f32, ty: WeightType) {
-        let k = weight.len();
+    /// As [`Self::prepare`] with what [`super::norm::normalize`] makes of `x` `[m, K]`, K being the norm's width: rows
+    /// are normalised where they are rounded.
+    ///
+    /// # Panics
+    /// As [`Self::prepare`] and [`super::norm::normalize`].
+    pub fn prepare_normed(&mut self, ctx: &Ctx<'_>, x: &[f32], norm: &Norm<'_>, ty: WeightType) {
+        let k = norm.weight.len();
         assert!(k > 0 && x.len().is_multiple_of(k), "x of {} elements, rows of {k}", x.len());
         self.fill(ctx, x.len() / k, k, ty, |form, rows, words| {
             NORMED.with_borrow_mut(|normed| {
                 normed.resize(rows.len() * k, 0.0);
-                norm_rows(ctx.isa, &x[rows.start * k..rows.end * k], weight, eps, normed);
+                norm_rows(ctx.isa, &x[rows.start * k..rows.end * k], norm, normed);
                 round(ctx.isa, form, normed, k, words);
             });
         });

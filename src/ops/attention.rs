@@ -5,11 +5,15 @@
 
 mod element;
 mod kernel;
+mod scores;
+mod source;
 mod strips;
+mod tile;
 mod unit;
 mod widened;
 mod write;
 
+pub use scores::{cached_rows, scores};
 pub use write::write_kv;
 
 use std::cell::RefCell;
@@ -27,10 +31,17 @@ mod tests;
 pub struct AttentionSpec {
     /// Scores are `scale * q k`.
     pub scale: f32,
-    /// The last positions that a row sees, its own included; all of them where `None`.
+    /// The last positions that a row sees, its own included, at least 1; all of them where `None`.
     pub window: Option<u32>,
-    /// Scores become `cap * tanh(score / cap)`.
+    /// Scaled scores become `cap * tanh(score / cap)`.
     pub soft_cap: Option<f32>,
+}
+
+impl AttentionSpec {
+    /// The first position that a row at `position` sees.
+    fn first_visible(&self, position: u32) -> u32 {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
 }
 
 /// Query rows times heads of one unit of work: enough to use each tile that was widened many times.
@@ -44,11 +55,12 @@ thread_local! {
 }
 
 /// For each row, attends with each head of `q` `[T, heads * head_dim]` to the positions up to the row's own in its
-/// sequence, K and V of this step included (call [`write_kv`] first), and writes `out` `[T, heads * head_dim]`.
+/// sequence, or to the last of them where `spec` has a window, K and V of this step included (call [`write_kv`] first),
+/// and writes `out` `[T, heads * head_dim]`.
 /// `heads` must be a multiple of the cache's `kv_heads`; consecutive heads share a KV head.
 ///
 /// # Panics
-/// If the arrays do not fit together, or a position lies outside its sequence's blocks.
+/// If the arrays do not fit together, a position lies outside its sequence's blocks, or the window is 0.
 pub fn paged_attention(
     ctx: &Ctx<'_>,
     q: &[f32],
@@ -71,6 +83,7 @@ pub fn paged_attention(
         q.len()
     );
     assert_eq!(q.len(), out.len(), "q and out differ in length");
+    assert_ne!(spec.window, Some(0), "a window of no positions");
     assert_eq!(batch.query_start_loc.last().copied(), Some(rows as u32), "query_start_loc does not end at T");
 
     ROW_STARTS.with_borrow_mut(|row_starts| {
@@ -88,7 +101,7 @@ pub fn paged_attention(
                     blocks: &batch.block_tables[blocks],
                     kv,
                     kv_head: tile.cols.start / (group * head_dim),
-                    scale: spec.scale,
+                    spec,
                 };
                 match kv.layer(layer) {
                     LayerKv::F16(elements) => unit.attend(ctx.isa, elements, scratch, tile),

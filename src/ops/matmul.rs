@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::Ctx;
-use super::activation::silu_mul_panel;
+use super::activation::{Activation, gate_mul_panel};
 use super::activations::Activations;
 use super::disjoint::{Columns, Tile};
 use super::packed_matrix::PackedMatrix;
@@ -77,15 +77,22 @@ pub fn matmul_add(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &
     run(ctx, x, [Columns { out, stride: weights.n() }], |_, tile| unit(ctx.isa, x, weights, Epilogue::Add, tile));
 }
 
-/// `out = silu(gate x) * (up x)` (ACT-1), element by element: the matrices have the same shape and one form of
+/// `out = act(gate x) * (up x)` (ACT-1, ACT-2), element by element: the matrices have the same shape and one form of
 /// activations.
 ///
 /// # Panics
 /// As [`matmul`], and if the shapes differ.
-pub fn matmul_gated(ctx: &Ctx<'_>, gate: &PackedMatrix, up: &PackedMatrix, x: &Activations, out: &mut [f32]) {
+pub fn matmul_gated(
+    ctx: &Ctx<'_>,
+    act: Activation,
+    gate: &PackedMatrix,
+    up: &PackedMatrix,
+    x: &Activations,
+    out: &mut [f32],
+) {
     check(ctx, gate, x, out);
     check(ctx, up, x, out);
-    run(ctx, x, [Columns { out, stride: gate.n() }], |_, tile| unit(ctx.isa, x, gate, Epilogue::Gate(up), tile));
+    run(ctx, x, [Columns { out, stride: gate.n() }], |_, tile| unit(ctx.isa, x, gate, Epilogue::Gate(act, up), tile));
 }
 
 fn check(ctx: &Ctx<'_>, weights: &PackedMatrix, x: &Activations, out: &[f32]) {
@@ -110,8 +117,8 @@ fn run<'a>(
 enum Epilogue<'a> {
     Store,
     Add,
-    /// They are those of the gate; this is the up projection.
-    Gate(&'a PackedMatrix),
+    /// They are those of the gate; this is its function and the up projection.
+    Gate(Activation, &'a PackedMatrix),
 }
 
 /// The panels of one part.
@@ -130,9 +137,9 @@ fn unit(isa: Isa, x: &Activations, weights: &PackedMatrix, epilogue: Epilogue<'_
                 let (sums, others) = scratch.sums.split_at_mut(BATCH_ROWS);
                 let (sums, others) = (&mut sums[..rows.len()], &mut others[..rows.len()]);
                 multiply(isa, weights, start / PANEL_ROWS, x, tiles.clone(), &mut scratch.expanded, sums);
-                if let Epilogue::Gate(up) = epilogue {
+                if let Epilogue::Gate(act, up) = epilogue {
                     multiply(isa, up, start / PANEL_ROWS, x, tiles, &mut scratch.expanded, others);
-                    silu_mul_panel(isa, sums, others);
+                    gate_mul_panel(isa, act, sums, others);
                 }
                 for (row, sums) in rows.zip(sums) {
                     let out = &mut out.row_mut(row)[place.clone()];

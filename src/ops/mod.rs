@@ -14,6 +14,7 @@ pub mod norm;
 pub mod packed_matrix;
 pub mod pool;
 pub mod rope;
+pub mod tanh;
 #[cfg(test)]
 pub(crate) mod test_weights;
 #[cfg(test)]

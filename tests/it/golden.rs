@@ -5,6 +5,7 @@
 
 mod cases;
 mod conformance;
+mod traces;
 
 use crate::support::isas;
 use crate::support::run_model::{Built, Circumstances, load};

@@ -5,9 +5,10 @@
 
 use crate::support::isas;
 use crate::support::recording_model::{Ledger, RecordingModel};
-use crate::support::run_model::{Circumstances, TinyModel, build};
+use crate::support::run_model::{Circumstances, Subject, TinyModel};
 use llorch_cpud::engine::request::NewSequence;
 use llorch_cpud::engine::{Engine, EngineConfig};
+use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::kernels::{Isa, Path};
 use llorch_cpud::kv_cache::KvType;
 use llorch_cpud::quant::WeightType;
@@ -41,7 +42,7 @@ fn prompt(index: usize) -> Vec<TokenId> {
 
 /// Runs the sequences `first .. first + batch` together and checks every logits row against `ledger`.
 /// Returns the number of preemptions.
-fn run(tiny: &TinyModel, isa: Isa, first: usize, run: Run, ledger: &Arc<Mutex<Ledger>>) -> usize {
+fn run(subject: &Subject, isa: Isa, first: usize, run: Run, ledger: &Arc<Mutex<Ledger>>) -> usize {
     let circumstances = Circumstances {
         isa,
         threads: run.threads,
@@ -50,7 +51,7 @@ fn run(tiny: &TinyModel, isa: Isa, first: usize, run: Run, ledger: &Arc<Mutex<Le
         num_blocks: run.num_blocks,
         block_size: run.block_size,
     };
-    let built = build(tiny, circumstances);
+    let built = subject.load(circumstances);
     let model = RecordingModel::new(built.model, Arc::clone(ledger), run.num_blocks, run.block_size);
     let scheduler = SchedulerConfig {
         max_num_seqs: run.batch as u32,
@@ -84,23 +85,23 @@ fn run(tiny: &TinyModel, isa: Isa, first: usize, run: Run, ledger: &Arc<Mutex<Le
 }
 
 /// A ledger of what the sequences give alone: one thread, one chunk, an empty machine.
-fn solo_ledger(tiny: &TinyModel, isa: Isa, sequences: usize, max_tokens: u32) -> Arc<Mutex<Ledger>> {
+fn solo_ledger(subject: &Subject, isa: Isa, sequences: usize, max_tokens: u32) -> Arc<Mutex<Ledger>> {
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let alone = Run { batch: 1, threads: 1, step_rows: 64, block_size: 32, num_blocks: 4, max_tokens };
     for index in 0..sequences {
-        run(tiny, isa, index, alone, &ledger);
+        run(subject, isa, index, alone, &ledger);
     }
     ledger
 }
 
 /// Every run of `runs` agrees with the solo runs, and really met them.
-fn check(tiny: &TinyModel, isa: Isa, runs: &[Run]) {
+fn check(subject: &Subject, isa: Isa, runs: &[Run]) {
     let sequences = runs.iter().map(|r| r.batch).max().unwrap_or(0);
-    let ledger = solo_ledger(tiny, isa, sequences, WIDE.max_tokens);
+    let ledger = solo_ledger(subject, isa, sequences, WIDE.max_tokens);
     for shape in runs {
-        run(tiny, isa, 0, *shape, &ledger);
+        run(subject, isa, 0, *shape, &ledger);
         let ledger = ledger.lock().unwrap();
-        assert_eq!(ledger.difference, None, "{} {tiny:?} {shape:?}", isa.name());
+        assert_eq!(ledger.difference, None, "{} {} {shape:?}", isa.name(), subject.name);
     }
     let compared = ledger.lock().unwrap().compared;
     let expected: usize = runs.iter().map(|r| r.batch * r.max_tokens as usize).sum();
@@ -119,7 +120,7 @@ fn law_1_batch_sizes_1_to_64() {
             let sizes: Vec<usize> =
                 if isa.path() == Path::Scalar { vec![1, 2, 3, 5, 8, 13, 17, 33, 64] } else { (1..=64).collect() };
             let runs: Vec<Run> = sizes.iter().map(|batch| Run { batch: *batch, ..WIDE }).collect();
-            check(&tiny, isa, &runs);
+            check(&Subject::tiny(&tiny), isa, &runs);
         }
     }
 }
@@ -141,7 +142,7 @@ fn law_1_threads_chunks_and_block_sizes() {
                         runs.push(Run { threads, block_size, batch: 8, num_blocks: 512, ..WIDE });
                     }
                 }
-                check(&tiny, isa, &runs);
+                check(&Subject::tiny(&tiny), isa, &runs);
             }
         }
     }
@@ -172,7 +173,8 @@ fn law_1_every_type_and_mixes() {
     for isa in isas() {
         let runs = if isa.path() == Path::Scalar { few.to_vec() } else { [few.as_slice(), &more].concat() };
         for (weight_type, second_type) in alone.into_iter().filter(|(ty, _)| !TYPES.contains(ty)).chain(mixes) {
-            check(&TinyModel { weight_type, second_type, kv_type: KvType::F16, ..TinyModel::default() }, isa, &runs);
+            let tiny = TinyModel { weight_type, second_type, kv_type: KvType::F16, ..TinyModel::default() };
+            check(&Subject::tiny(&tiny), isa, &runs);
         }
     }
 }
@@ -184,12 +186,33 @@ fn law_1_preemption() {
         for weight_type in TYPES {
             let tiny = TinyModel { weight_type, kv_type: KvType::F16, ..TinyModel::default() };
             let tight = Run { batch: 16, threads: 2, step_rows: 24, block_size: 2, num_blocks: 40, max_tokens: 24 };
-            let ledger = solo_ledger(&tiny, isa, tight.batch, tight.max_tokens);
-            let preempted = run(&tiny, isa, 0, tight, &ledger);
+            let subject = Subject::tiny(&tiny);
+            let ledger = solo_ledger(&subject, isa, tight.batch, tight.max_tokens);
+            let preempted = run(&subject, isa, 0, tight, &ledger);
             assert!(preempted > 0, "the pool was meant to be too small");
             let ledger = ledger.lock().unwrap();
             assert_eq!(ledger.difference, None, "{} {weight_type:?}", isa.name());
             assert!(ledger.compared >= tight.batch * tight.max_tokens as usize);
+        }
+    }
+}
+
+/// Windows, soft caps, norms of heads, experts: what the other architectures have and Llama has not.
+#[test]
+fn law_1_every_architecture() {
+    covers!("LAW-1");
+    let runs = [
+        Run { batch: 9, ..WIDE },
+        Run { batch: 17, threads: 3, ..WIDE },
+        Run { batch: 5, threads: 1, step_rows: 3, ..WIDE },
+        Run { batch: 5, threads: 3, step_rows: 7, block_size: 5, num_blocks: 512, ..WIDE },
+        Run { batch: 8, step_rows: 16, block_size: 2, num_blocks: 70, ..WIDE },
+    ];
+    for isa in isas() {
+        for arch in TestModel::ARCHITECTURES {
+            for (weight_type, kv_type) in [(WeightType::F32, KvType::F32), (WeightType::Q8_0, KvType::F16)] {
+                check(&Subject::architecture(arch, weight_type, kv_type), isa, &runs);
+            }
         }
     }
 }

@@ -10,20 +10,20 @@ leave the first chunk of attention. Tests read OUT.json through LLORCH_LIVE_REFE
 import pathlib
 import sys
 
-import llama_f64
+import forward_f64
 import make_golden
 
 
 def main():
     path, out = sys.argv[1:3]
     positions = int(sys.argv[3]) if len(sys.argv) > 3 else 300
-    model = llama_f64.Model(path)
-    prompt = [1] + llama_f64.greedy(model, [1], 40)
+    model = forward_f64.Model(path)
+    prompt = [1] + forward_f64.greedy(model, [1], 40)
     prompt += [(17 + 53 * i * i + 7 * i) % model.vocab for i in range(positions - len(prompt))]
     values = {
         "prompt": prompt,
-        "logits": llama_f64.forward(model, prompt),
-        "logits_f16_kv": llama_f64.forward(model, prompt, kv="f16"),
+        "logits": forward_f64.forward(model, prompt),
+        "logits_f16_kv": forward_f64.forward(model, prompt, kv="f16"),
     }
     pathlib.Path(out).write_text(make_golden.dump(values))
     print(f"wrote {positions} rows of logits")

@@ -20,9 +20,12 @@ KV_TYPES = {"f32": 0, "f16": 1}  # ggml_type
 
 
 class Session:
-    """One loaded model with one empty context of `length` positions."""
+    """One loaded model with one empty context of `length` positions.
 
-    def __init__(self, path, length, kv="f32"):
+    `callback(node, ask, data)`, if given, is called before (`ask`) and after each node of a graph; it returns True.
+    """
+
+    def __init__(self, path, length, kv="f32", callback=None):
         lib.llama_backend_init()
         self._quiet = lib.llama_log_callback(lambda level, text, data: None)
         lib.llama_log_set(self._quiet, None)
@@ -35,8 +38,12 @@ class Session:
         params = lib.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = length
         params.n_threads = params.n_threads_batch = 1
+        params.swa_full = True
         params.type_k = params.type_v = KV_TYPES[kv]
         params.flash_attn_type = 0
+        if callback:
+            self._callback = lib.ggml_backend_sched_eval_callback(callback)
+            params.cb_eval = self._callback
         self.context = lib.llama_init_from_model(self.model, params)
         if not self.context:
             raise SystemExit(f"{path}: llama.cpp refuses a context of {length}")

@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-import llama_f64
+import forward_f64
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "golden"
 GREEDY_TOKENS = 24
@@ -34,17 +34,17 @@ def prompt_of(name, vocab):
 
 def numpy_values(path, name):
     """Everything in a golden file that NumPy computes. Rows of logits are positions of the prompt."""
-    model = llama_f64.Model(path)
+    model = forward_f64.Model(path)
     prompt = prompt_of(name, model.vocab)
     values = {
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "prompt": prompt,
-        "greedy": llama_f64.greedy(model, prompt, GREEDY_TOKENS),
-        "logits": llama_f64.forward(model, prompt),
-        "logits_f16_kv": llama_f64.forward(model, prompt, kv="f16"),
+        "greedy": forward_f64.greedy(model, prompt, GREEDY_TOKENS),
+        "logits": forward_f64.forward(model, prompt),
+        "logits_f16_kv": forward_f64.forward(model, prompt, kv="f16"),
     }
-    if any(kind in llama_f64.ACTIVATION_BLOCKS for kind in model.types.values()):
-        values["logits_int8"] = llama_f64.forward(model, prompt, int8_activations=True)
+    if any(kind in forward_f64.ACTIVATION_BLOCKS for kind in model.types.values()):
+        values["logits_int8"] = forward_f64.forward(model, prompt, int8_activations=True)
     return values
 
 

@@ -58,6 +58,12 @@ impl WeightSource {
         (0..len).flat_map(|i| (1.0 + 0.1 * stream.normal(i)).to_le_bytes()).collect()
     }
 
+    /// `len` numbers of mean 0 and deviation 0.1, as F32.
+    pub(super) fn bias(&self, name: &str, len: u64) -> Vec<u8> {
+        let stream = Stream::new(self.seed, name);
+        (0..len).flat_map(|i| (0.1 * stream.normal(i)).to_le_bytes()).collect()
+    }
+
     fn pooled(&self, stream: Stream, elements: u64, (block, blocks): (usize, usize), sink: Sink) -> io::Result<()> {
         let bytes_per_block = self.encoded.len() / blocks;
         // For the float types the last block of a matrix may be cut; integer matrices are whole blocks.

@@ -2,21 +2,19 @@
 
 use std::ops::Range;
 
-use half::f16;
-
+use super::AttentionSpec;
 use super::element::Element;
+use super::tile::{Ahead, KvTile, TILE};
 use crate::kernels::lanes::{LANES, Lanes};
-use crate::kv_cache::SCALE_BLOCK;
 use crate::ops::exp::exp;
+use crate::ops::tanh;
 
-/// Positions of a tile, aligned to absolute positions.
-pub(super) const TILE: usize = 32;
 /// Vectors of a row of scores.
 const LANE_VECTORS: usize = TILE / LANES;
 /// The most queries of a strip.
 pub(super) const STRIP: usize = 8;
-/// Tiles of a chunk: a chunk of 256 positions is summed by itself.
-pub(super) const CHUNK_TILES: usize = 8;
+/// Positions of a chunk, which is summed by itself: whole tiles.
+pub(super) const CHUNK: usize = 8 * TILE;
 
 /// Queries of the next strip, of `left`: a power of two, for which there is a kernel.
 pub(super) fn strip_len<L: Lanes>(left: usize) -> usize {
@@ -24,83 +22,12 @@ pub(super) fn strip_len<L: Lanes>(left: usize) -> usize {
     1 << most.ilog2()
 }
 
-/// The K and V of the tile after the current one, fetched into the cache little by little: the blocks of a sequence lie
-/// anywhere, and the hardware does not see where the next one is.
-pub(super) struct Ahead<'a>(std::slice::Chunks<'a, u8>);
-
-impl<'a> Ahead<'a> {
-    /// A cache line.
-    const LINE: usize = 64;
-
-    /// The lines of `elements`, spread over the steps that a strip of 8 takes over a tile: bursts would fill the miss
-    /// buffers and hold up the loads of the current tile.
-    pub(super) fn new<E: Element>(elements: &'a [E], head_dim: usize) -> Self {
-        let bytes: &[u8] = bytemuck::cast_slice(elements);
-        let lines = bytes.len() / Self::LINE / (2 * head_dim);
-        Self(bytes.chunks(lines.max(1) * Self::LINE))
-    }
-
-    #[inline(always)]
-    fn step<L: Lanes>(&mut self, l: L) {
-        if let Some(lines) = self.0.next() {
-            for line in lines.chunks(Self::LINE) {
-                l.prefetch(&line[0]);
-            }
-        }
-    }
-}
-
-/// K and V of [`TILE`] positions; those that are not valid for a query may hold anything.
-pub(super) struct KvTile<'a, E> {
-    /// Row `d` is `k[d * k_stride ..][.. TILE]`; of the scales, row `d / SCALE_BLOCK` likewise.
-    pub(super) k: &'a [E],
-    pub(super) k_scales: &'a [f16],
-    pub(super) k_stride: usize,
-    /// `[TILE][v_stride]`: whole vectors; of the scales, row `d / SCALE_BLOCK` is as that of K.
-    pub(super) v: &'a [E],
-    pub(super) v_scales: &'a [f16],
-    pub(super) v_stride: usize,
-}
-
-impl<E: Element> KvTile<'_, E> {
-    /// The `N` vectors from `vector` of row `d` of K.
-    #[inline(always)]
-    pub(super) fn k_row<L: Lanes, const N: usize>(&self, l: L, d: usize, vector: usize) -> [L::V; N] {
-        let (k, _) = self.k[d * self.k_stride + vector * LANES..][..N * LANES].as_chunks::<LANES>();
-        let mut row = [l.splat(0.0); N];
-        for n in 0..N {
-            row[n] = E::load(l, &k[n]);
-        }
-        if E::SCALED {
-            let at = d / SCALE_BLOCK * self.k_stride + vector * LANES;
-            let (scales, _) = self.k_scales[at..][..N * LANES].as_chunks::<LANES>();
-            for n in 0..N {
-                row[n] = l.mul(row[n], l.load_f16(&scales[n]));
-            }
-        }
-        row
-    }
-
-    /// The `N` vectors from `vector` of row `t` of V.
-    #[inline(always)]
-    pub(super) fn v_row<L: Lanes, const N: usize>(&self, l: L, t: usize, vector: usize) -> [L::V; N] {
-        let (v, _) = self.v[t * self.v_stride + vector * LANES..][..N * LANES].as_chunks::<LANES>();
-        let mut row = [l.splat(0.0); N];
-        for n in 0..N {
-            row[n] = E::load(l, &v[n]);
-            if E::SCALED {
-                let scale = self.v_scales[(vector + n) * LANES / SCALE_BLOCK * self.k_stride + t];
-                row[n] = l.mul(row[n], l.splat(scale.to_f32()));
-            }
-        }
-        row
-    }
-}
-
 /// The online softmax of one query, in the current chunk and over the chunks before.
 #[derive(Clone, Copy)]
 pub(super) struct QueryState {
-    pub(super) position: u32,
+    /// The positions it sees, from and to.
+    first: u32,
+    position: u32,
     /// Greatest score of the chunk so far.
     max: f32,
     /// Sums of `e^(score - max)`; lane `i` has positions `i` and `i + 16` of each tile.
@@ -110,8 +37,19 @@ pub(super) struct QueryState {
 }
 
 impl QueryState {
-    pub(super) fn new(position: u32) -> Self {
-        Self { position, max: f32::NEG_INFINITY, sum: [0.0; LANES], total_max: f32::NEG_INFINITY, total_sum: 0.0 }
+    pub(super) fn new(position: u32, spec: &AttentionSpec) -> Self {
+        let (max, total_max) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+        Self { first: spec.first_visible(position), position, max, sum: [0.0; LANES], total_max, total_sum: 0.0 }
+    }
+
+    /// Whether the query sees some of the `len` positions from `first`.
+    pub(super) fn sees(&self, first: usize, len: usize) -> bool {
+        self.position as usize >= first && (self.first as usize) < first + len
+    }
+
+    /// The lanes that the query sees of the tile from position `first`.
+    fn visible(&self, first: usize) -> Range<usize> {
+        lanes_between(self.first, self.position, first)
     }
 }
 
@@ -124,76 +62,108 @@ pub(super) struct Strip<'a> {
     pub(super) out: &'a mut [f32],
 }
 
-/// Lets the strip attend to the tile of positions from `first`, each query up to its own position.
+/// The lanes of the tile from position `first` that hold the positions `from ..= to`.
+pub(super) fn lanes_between(from: u32, to: u32, first: usize) -> Range<usize> {
+    (from as usize).saturating_sub(first).min(TILE)..(to as usize + 1).saturating_sub(first).min(TILE)
+}
+
+/// Lets the strip attend to the tile of positions from `first`, each query to the positions that it sees.
 #[inline(always)]
 pub(super) fn attend<L: Lanes, E: Element>(
     l: L,
     mut strip: Strip<'_>,
     tile: &KvTile<'_, E>,
-    scale: f32,
+    spec: &AttentionSpec,
     first: usize,
     ahead: &mut Ahead<'_>,
 ) {
     let queries = strip.states.len();
-    let mut valid = [TILE; STRIP];
-    for (valid, state) in valid.iter_mut().zip(strip.states.iter()) {
-        *valid = (state.position as usize + 1).saturating_sub(first).min(TILE);
-    }
-    let common = valid.iter().fold(TILE, |common, valid| common.min(*valid));
+    let visible: [_; STRIP] = std::array::from_fn(|i| strip.states.get(i).map_or(0..TILE, |s| s.visible(first)));
+    let begin = visible.iter().fold(0, |begin, visible| begin.max(visible.start));
+    let end = visible.iter().fold(TILE, |end, visible| end.min(visible.end));
+    // What all queries see is weighed for all at once, and the rest query by query: a term that a query does not see
+    // must not even be added as 0.
+    let common = if queries > 1 && begin < end { begin..end } else { 0..0 };
     let mut p = [[0.0; TILE]; STRIP];
     match queries {
-        8 if L::ACCUMULATORS >= 8 => {
-            soft_scores::<L, E, 8>(l, &mut strip, tile, scale, &valid, &mut p, ahead);
-            weigh::<L, E, 8>(l, &p, tile, 0..common, strip.out, ahead);
-        }
-        4 if L::ACCUMULATORS >= 4 => {
-            soft_scores::<L, E, 4>(l, &mut strip, tile, scale, &valid, &mut p, ahead);
-            weigh::<L, E, 4>(l, &p, tile, 0..common, strip.out, ahead);
-        }
-        2 if L::ACCUMULATORS >= 2 => {
-            soft_scores::<L, E, 2>(l, &mut strip, tile, scale, &valid, &mut p, ahead);
-            weigh::<L, E, 2>(l, &p, tile, 0..common, strip.out, ahead);
-        }
-        1 => soft_scores::<L, E, 1>(l, &mut strip, tile, scale, &valid, &mut p, ahead),
+        8 if L::ACCUMULATORS >= 8 => soft_scores::<L, E, 8>(l, &mut strip, tile, spec, &visible, &mut p, ahead),
+        4 if L::ACCUMULATORS >= 4 => soft_scores::<L, E, 4>(l, &mut strip, tile, spec, &visible, &mut p, ahead),
+        2 if L::ACCUMULATORS >= 2 => soft_scores::<L, E, 2>(l, &mut strip, tile, spec, &visible, &mut p, ahead),
+        1 => soft_scores::<L, E, 1>(l, &mut strip, tile, spec, &visible, &mut p, ahead),
         len => unreachable!("a strip of {len} queries"),
     }
-    // Where the rows' own positions are: a term past a query's position must not even be added as 0.
-    let done = if queries == 1 { 0 } else { common };
     let padded = strip.out.len() / queries;
+    // Where windows begin.
+    if common.start > 0 {
+        for (i, out) in strip.out.chunks_exact_mut(padded).enumerate() {
+            weigh::<L, E, 1>(l, &p[i..], tile, visible[i].start..common.start, out, ahead);
+        }
+    }
+    match queries {
+        8 if L::ACCUMULATORS >= 8 => weigh::<L, E, 8>(l, &p, tile, common.clone(), strip.out, ahead),
+        4 if L::ACCUMULATORS >= 4 => weigh::<L, E, 4>(l, &p, tile, common.clone(), strip.out, ahead),
+        2 if L::ACCUMULATORS >= 2 => weigh::<L, E, 2>(l, &p, tile, common.clone(), strip.out, ahead),
+        _ => {}
+    }
+    // Where the rows' own positions are, or nothing is common.
     for (i, out) in strip.out.chunks_exact_mut(padded).enumerate() {
-        if valid[i] > done {
-            weigh::<L, E, 1>(l, &p[i..], tile, done..valid[i], out, ahead);
+        let rest = visible[i].start.max(common.end)..visible[i].end;
+        if !rest.is_empty() {
+            weigh::<L, E, 1>(l, &p[i..], tile, rest, out, ahead);
         }
     }
 }
 
-/// Replaces `p` by the weights of the `Q` queries, of which query `i` sees the first `valid[i]` positions of the tile.
+/// Replaces `p` by the weights of the `Q` queries, of which query `i` sees the lanes `visible[i]` of the tile.
 #[inline(always)]
 fn soft_scores<L: Lanes, E: Element, const Q: usize>(
     l: L,
     strip: &mut Strip<'_>,
     tile: &KvTile<'_, E>,
-    scale: f32,
-    valid: &[usize; STRIP],
+    spec: &AttentionSpec,
+    visible: &[Range<usize>; STRIP],
     p: &mut [[f32; TILE]; STRIP],
     ahead: &mut Ahead<'_>,
 ) {
-    if Q * LANE_VECTORS <= L::ACCUMULATORS {
-        scores::<L, E, Q, LANE_VECTORS>(l, strip.q, tile, p, ahead);
-    } else {
-        scores::<L, E, Q, 1>(l, strip.q, tile, p, ahead);
-    }
+    let greatest = masked_scores::<L, E, Q>(l, strip.q, tile, spec, visible, p, ahead);
     let padded = strip.out.len() / Q;
-    let mut greatest = [0.0; Q];
     for i in 0..Q {
-        greatest[i] = scale_and_mask(l, &mut p[i], scale, valid[i]);
-    }
-    for i in 0..Q {
-        if valid[i] > 0 {
+        if !visible[i].is_empty() {
             let out = &mut strip.out[i * padded..(i + 1) * padded];
-            soften(l, &mut p[i], greatest[i], valid[i], &mut strip.states[i], out);
+            soften(l, &mut p[i], greatest[i], &visible[i], &mut strip.states[i], out);
         }
     }
+}
+
+/// Replaces `p` by the scores of the `Q` queries, -inf where query `i` does not see the position; returns the greatest.
+#[inline(always)]
+pub(super) fn masked_scores<L: Lanes, E: Element, const Q: usize>(
+    l: L,
+    q: &[f32],
+    tile: &KvTile<'_, E>,
+    spec: &AttentionSpec,
+    visible: &[Range<usize>; STRIP],
+    p: &mut [[f32; TILE]; STRIP],
+    ahead: &mut Ahead<'_>,
+) -> [f32; Q] {
+    if Q * LANE_VECTORS <= L::ACCUMULATORS {
+        scores::<L, E, Q, LANE_VECTORS>(l, q, tile, p, ahead);
+    } else {
+        scores::<L, E, Q, 1>(l, q, tile, p, ahead);
+    }
+    let mut scale = spec.scale;
+    if let Some(cap) = spec.soft_cap {
+        for i in 0..Q {
+            scale_and_cap(l, &mut p[i], scale, cap);
+        }
+        // Multiplying by it changes nothing.
+        scale = 1.0;
+    }
+    let mut greatest = [0.0; Q];
+    for i in 0..Q {
+        greatest[i] = scale_and_mask(l, &mut p[i], scale, &visible[i]);
+    }
+    greatest
 }
 
 /// The products of each query with K at each position, `N` vectors at a time: one fused chain over the dimensions,
@@ -227,29 +197,43 @@ fn scores<L: Lanes, E: Element, const Q: usize, const N: usize>(
     }
 }
 
-/// Scales the scores, forgets those from `valid` on and returns the greatest of the others.
 #[inline(always)]
-fn scale_and_mask<L: Lanes>(l: L, scores: &mut [f32; TILE], scale: f32, valid: usize) -> f32 {
+fn scale_and_cap<L: Lanes>(l: L, scores: &mut [f32; TILE], scale: f32, cap: f32) {
+    for scores in scores.as_chunks_mut::<LANES>().0 {
+        l.store(tanh::soft_cap(l, l.mul(l.load(scores), l.splat(scale)), cap), scores);
+    }
+}
+
+/// Scales the scores, forgets those that are not visible and returns the greatest of the others.
+#[inline(always)]
+fn scale_and_mask<L: Lanes>(l: L, scores: &mut [f32; TILE], scale: f32, visible: &Range<usize>) -> f32 {
     let (stored, _) = scores.as_chunks_mut::<LANES>();
     let scale = l.splat(scale);
     let (mut low, mut high) = (l.mul(l.load(&stored[0]), scale), l.mul(l.load(&stored[1]), scale));
-    if valid < TILE {
-        let forget = l.splat(f32::NEG_INFINITY);
-        low = l.if_before(valid, low, forget);
-        high = l.if_before(valid.saturating_sub(LANES), high, forget);
+    if visible.len() < TILE {
+        (low, high) = keep(l, visible, (low, high), f32::NEG_INFINITY);
     }
     l.store(low, &mut stored[0]);
     l.store(high, &mut stored[1]);
     l.greatest(l.max(low, high))
 }
 
-/// Brings the query's sums to the new maximum and replaces the `valid` (> 0) scores by `e^(score - max)`.
+/// The two vectors of a tile with the lanes that are not visible replaced.
+#[inline(always)]
+fn keep<L: Lanes>(l: L, visible: &Range<usize>, (low, high): (L::V, L::V), other: f32) -> (L::V, L::V) {
+    let other = l.splat(other);
+    let low = l.if_before(visible.start, other, l.if_before(visible.end, low, other));
+    let (start, end) = (visible.start.saturating_sub(LANES), visible.end.saturating_sub(LANES));
+    (low, l.if_before(start, other, l.if_before(end, high, other)))
+}
+
+/// Brings the query's sums to the new maximum and replaces the `visible` (some) scores by `e^(score - max)`.
 #[inline(always)]
 fn soften<L: Lanes>(
     l: L,
     scores: &mut [f32; TILE],
     greatest: f32,
-    valid: usize,
+    visible: &Range<usize>,
     state: &mut QueryState,
     out: &mut [f32],
 ) {
@@ -258,9 +242,8 @@ fn soften<L: Lanes>(
     let shift = l.splat(max);
     let mut low = exp(l, l.sub(l.load(&stored[0]), shift));
     let mut high = exp(l, l.sub(l.load(&stored[1]), shift));
-    if valid < TILE {
-        low = l.if_before(valid, low, l.splat(0.0));
-        high = l.if_before(valid.saturating_sub(LANES), high, l.splat(0.0));
+    if visible.len() < TILE {
+        (low, high) = keep(l, visible, (low, high), 0.0);
     }
     let mut sum = l.load(&state.sum);
     // Otherwise the factor would be exactly 1.

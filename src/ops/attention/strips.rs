@@ -1,7 +1,9 @@
 //! The queries of a unit and their sums, in strips: the queries that one pass of the kernel works on.
 
+use super::AttentionSpec;
 use super::element::Element;
-use super::kernel::{self, Ahead, KvTile, QueryState, Strip, strip_len};
+use super::kernel::{self, CHUNK, QueryState, Strip, strip_len};
+use super::tile::{Ahead, KvTile, TILE};
 use super::unit::Unit;
 use crate::kernels::lanes::{LANES, LaneOp, Lanes};
 use crate::ops::disjoint::Tile;
@@ -34,7 +36,7 @@ impl Strips {
         }
         self.states.clear();
         for &position in unit.positions {
-            self.states.extend(std::iter::repeat_n(QueryState::new(position), unit.group));
+            self.states.extend(std::iter::repeat_n(QueryState::new(position, &unit.spec), unit.group));
         }
         // Every element is written below.
         self.q.resize(queries * head_dim, 0.0);
@@ -72,7 +74,7 @@ impl LaneOp for Prepare<'_, '_> {
 /// Lets every query attend to one tile, a strip of queries at a time.
 pub(super) struct AttendTile<'a, E> {
     pub(super) strips: &'a mut Strips,
-    pub(super) scale: f32,
+    pub(super) spec: AttentionSpec,
     /// Position of the tile's first lane.
     pub(super) first: usize,
     pub(super) tile: KvTile<'a, E>,
@@ -84,7 +86,7 @@ impl<E: Element> LaneOp for AttendTile<'_, E> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Self { strips, scale, first, tile, mut ahead } = self;
+        let Self { strips, spec, first, tile, mut ahead } = self;
         let head_dim = strips.head_dim;
         let (mut q, mut out) = (&strips.q[..], &mut strips.chunk_out[..]);
         let mut states = &mut strips.states[..];
@@ -93,16 +95,17 @@ impl<E: Element> LaneOp for AttendTile<'_, E> {
             let (strip_q, rest_q) = q.split_at(len * head_dim);
             let (strip_out, rest_out) = out.split_at_mut(len * padded(head_dim));
             let (strip_states, rest_states) = states.split_at_mut(len);
-            if strip_states.iter().any(|s| s.position as usize >= first) {
+            if strip_states.iter().any(|s| s.sees(first, TILE)) {
                 let strip = Strip { q: strip_q, states: strip_states, out: strip_out };
-                kernel::attend(l, strip, &tile, scale, first, &mut ahead);
+                kernel::attend(l, strip, &tile, &spec, first, &mut ahead);
             }
             (q, out, states) = (rest_q, rest_out, rest_states);
         }
     }
 }
 
-/// Adds the chunk that started at position `first` to the total of every query that attended to it.
+/// Adds the chunk from position `first` to the total of every query that attended to it. A query that sees nothing of
+/// a chunk has no maximum there to compare.
 pub(super) struct MergeChunk<'a> {
     pub(super) strips: &'a mut Strips,
     pub(super) first: usize,
@@ -117,7 +120,7 @@ impl LaneOp for MergeChunk<'_> {
         let outs = strips.chunk_out.chunks_exact_mut(padded(strips.head_dim));
         let totals = strips.total_out.chunks_exact_mut(padded(strips.head_dim));
         for ((state, chunk), total) in strips.states.iter_mut().zip(outs).zip(totals) {
-            if state.position as usize >= first {
+            if state.sees(first, CHUNK) {
                 kernel::merge(l, state, chunk, total);
             }
         }

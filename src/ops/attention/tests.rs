@@ -8,6 +8,8 @@ use definition::{as_stored, att_1, reference};
 use half::{bf16, f16};
 
 pub(in crate::ops::attention) mod definition;
+mod scores;
+mod windows;
 
 #[derive(Clone, Copy)]
 struct Heads {
@@ -38,6 +40,7 @@ impl Sequence {
 struct Setup {
     heads: Heads,
     kv_type: KvType,
+    spec: AttentionSpec,
     block_size: usize,
     /// What the cache holds before anything is written.
     poison: f32,
@@ -80,6 +83,16 @@ impl Setup {
 
     /// The outputs of all rows of each sequence.
     fn run(&self, ctx: &Ctx<'_>, sequences: &[Sequence]) -> Vec<Vec<f32>> {
+        self.run_observed(ctx, sequences, |_, _, _| {})
+    }
+
+    /// As [`Self::run`]; `observe` gets each step's batch, cache and Q.
+    fn run_observed(
+        &self,
+        ctx: &Ctx<'_>,
+        sequences: &[Sequence],
+        mut observe: impl FnMut(&ForwardBatch, &KvCache, &[f32]),
+    ) -> Vec<Vec<f32>> {
         let Heads { kv_heads, group, head_dim } = self.heads;
         let (kv_width, width) = (kv_heads * head_dim, kv_heads * group * head_dim);
         let (mut kv, tables) = self.cache(sequences);
@@ -106,7 +119,8 @@ impl Setup {
             }
             write_kv(ctx, &mut kv, 1, &k, &v, &batch);
             let mut out = vec![f32::NAN; q.len()];
-            paged_attention(ctx, &q, &kv, 1, &batch, spec(head_dim), &mut out);
+            paged_attention(ctx, &q, &kv, 1, &batch, self.spec, &mut out);
+            observe(&batch, &kv, &q);
             let mut rest = &out[..];
             for (i, &rows) in step.iter().enumerate() {
                 let (mine, others) = rest.split_at(rows * width);
@@ -120,11 +134,7 @@ impl Setup {
 }
 
 fn spec(head_dim: usize) -> AttentionSpec {
-    AttentionSpec { scale: scale(head_dim), window: None, soft_cap: None }
-}
-
-fn scale(head_dim: usize) -> f32 {
-    1.0 / (head_dim as f32).sqrt()
+    AttentionSpec { scale: 1.0 / (head_dim as f32).sqrt(), window: None, soft_cap: None }
 }
 
 fn lens(sequences: &[Sequence]) -> Vec<usize> {
@@ -133,7 +143,11 @@ fn lens(sequences: &[Sequence]) -> Vec<usize> {
 
 /// The setup every other one must agree with: plain Rust on one thread, all rows at once, blocks of 32.
 fn baseline(heads: Heads, kv_type: KvType, sequences: &[Sequence]) -> (Setup, Vec<Vec<f32>>) {
-    let setup = Setup { heads, kv_type, block_size: 32, poison: f32::NAN, steps: vec![lens(sequences)] };
+    baseline_of(spec(heads.head_dim), heads, kv_type, sequences)
+}
+
+fn baseline_of(spec: AttentionSpec, heads: Heads, kv_type: KvType, sequences: &[Sequence]) -> (Setup, Vec<Vec<f32>>) {
+    let setup = Setup { heads, kv_type, spec, block_size: 32, poison: f32::NAN, steps: vec![lens(sequences)] };
     let pool = Pool::new(1).unwrap();
     let out = setup.run(&Ctx { pool: &pool, isa: Isa::require(Path::Scalar).unwrap() }, sequences);
     (setup, out)
@@ -165,7 +179,9 @@ fn att_1_attention_matches_the_definition() {
             let pool = Pool::new(2).unwrap();
             let outs = setup.run(&Ctx { pool: &pool, isa: Isa::detect() }, &sequences);
             for (sequence, out) in sequences.iter().zip(outs) {
-                for (i, (got, (want, bound))) in out.iter().zip(reference(sequence, heads, kv_type)).enumerate() {
+                for (i, (got, (want, bound))) in
+                    out.iter().zip(reference(sequence, heads, kv_type, &setup.spec)).enumerate()
+                {
                     let error = (f64::from(*got) - want).abs();
                     assert!(error <= bound, "{head_dim} {kv_type} element {i}: {got} for {want}, bound {bound:e}");
                 }
@@ -182,13 +198,23 @@ fn att_1_the_bits_are_those_of_the_definition() {
     let sequence = [Sequence::random(&mut rng, 550, heads)];
     let (_, outs) = baseline(heads, KvType::F32, &sequence);
     let [sequence] = sequence;
-    fn kv_rows(all: &[f32], position: usize, kv_head: usize) -> Vec<&[f32]> {
-        all.chunks_exact(40).take(position + 1).map(|row| &row[kv_head * 20..][..20]).collect()
-    }
-    for (query, (q, out)) in sequence.q.chunks_exact(20).zip(outs[0].chunks_exact(20)).enumerate() {
-        let (position, head) = (query / 4, query % 4);
-        let (k, v) = (kv_rows(&sequence.k, position, head / 2), kv_rows(&sequence.v, position, head / 2));
-        assert_eq!(bits(out), bits(&att_1(q, &k, &v, scale(20))), "position {position} head {head}");
+    assert_bits_of_the_definition(&sequence, heads, &spec(20), &outs[0]);
+}
+
+/// K or V of a KV head at the positions up to `position`, of `all` `[T, kv_heads * head_dim]`.
+fn kv_rows(all: &[f32], heads: Heads, position: usize, kv_head: usize) -> Vec<&[f32]> {
+    let rows = all.chunks_exact(heads.kv_heads * heads.head_dim).take(position + 1);
+    rows.map(|row| &row[kv_head * heads.head_dim..][..heads.head_dim]).collect()
+}
+
+/// `out` is what ATT-1 and ATT-5 make of a sequence in an f32 cache.
+fn assert_bits_of_the_definition(sequence: &Sequence, heads: Heads, spec: &AttentionSpec, out: &[f32]) {
+    let Heads { kv_heads, group, head_dim } = heads;
+    for (query, (q, out)) in sequence.q.chunks_exact(head_dim).zip(out.chunks_exact(head_dim)).enumerate() {
+        let (position, head) = (query / (kv_heads * group), query % (kv_heads * group));
+        let k = kv_rows(&sequence.k, heads, position, head / group);
+        let v = kv_rows(&sequence.v, heads, position, head / group);
+        assert_eq!(bits(out), bits(&att_1(q, &k, &v, spec)), "position {position} head {head} {spec:?}");
     }
 }
 
@@ -278,7 +304,7 @@ fn kv_1_kv_2_values_are_stored_rounded_where_the_layout_says() {
     let mut rng = TestRng::new(10);
     for (kv_type, head_dim) in KvType::ALL.into_iter().flat_map(|ty| [(ty, 3), (ty, 70)]) {
         let heads = Heads { kv_heads: 2, group: 1, head_dim };
-        let setup = Setup { heads, kv_type, block_size: 4, poison: f32::NAN, steps: vec![] };
+        let setup = Setup { heads, kv_type, spec: spec(head_dim), block_size: 4, poison: f32::NAN, steps: vec![] };
         for rows in [1, 5, 200] {
             let sequence = Sequence::random(&mut rng, rows, heads);
             let (mut kv, _) = setup.cache(std::slice::from_ref(&sequence));

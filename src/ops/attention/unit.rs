@@ -1,14 +1,15 @@
 //! One unit of attention: a few rows of one sequence with the query heads of one KV head.
 
-use half::f16;
-
+use super::AttentionSpec;
 use super::element::Element;
-use super::kernel::{Ahead, CHUNK_TILES, KvTile, STRIP, TILE};
+use super::kernel::{CHUNK, STRIP};
+use super::source::Source;
 use super::strips::{AttendTile, MergeChunk, Prepare, Strips, Write};
+use super::tile::{Ahead, TILE};
 use super::widened::{Fill, Widened};
 use crate::kernels::Isa;
 use crate::kernels::lanes::{self, LANES};
-use crate::kv_cache::{Head, KvCache, KvShape, SCALE_BLOCK};
+use crate::kv_cache::{KvCache, KvShape};
 use crate::ops::disjoint::Tile;
 use crate::types::BlockId;
 
@@ -28,7 +29,7 @@ pub(super) struct Unit<'a> {
     pub(super) blocks: &'a [BlockId],
     pub(super) kv: &'a KvCache,
     pub(super) kv_head: usize,
-    pub(super) scale: f32,
+    pub(super) spec: AttentionSpec,
 }
 
 /// Work memory of a unit.
@@ -41,20 +42,21 @@ pub(super) struct Scratch {
 impl<'a> Unit<'a> {
     /// Computes over the `elements` of a layer and writes the unit's part of the output.
     pub(super) fn attend<E: Element>(self, isa: Isa, elements: &'a [E], scratch: &mut Scratch, out: Tile<'_>) {
-        let source = Source { unit: self, elements };
-        let KvShape { head_dim, block_size, .. } = *self.kv.shape();
+        let Self { kv, blocks, kv_head, spec, .. } = self;
+        let source = Source { kv, blocks, kv_head, elements };
+        let KvShape { head_dim, block_size, .. } = *kv.shape();
         let Scratch { strips, widened } = scratch;
         lanes::run(isa, Prepare { strips, unit: &self });
         let tokens = self.positions.iter().max().map_or(0, |&p| p as usize + 1);
+        let seen_from = self.positions.iter().min().map_or(0, |&p| spec.first_visible(p) as usize);
         let whole = block_size.is_multiple_of(TILE) && head_dim.is_multiple_of(LANES);
         // Worth it where several strips share what was widened.
         let widen = !E::WIDE && self.positions.len() * self.group > STRIP;
-        for first in (0..tokens).step_by(TILE) {
-            let scale = self.scale;
+        for first in (seen_from / TILE * TILE..tokens).step_by(TILE) {
             let ahead = Ahead::new(source.ahead(first, tokens), head_dim);
             if whole && !widen {
                 let tile = source.tile_in_place(first);
-                lanes::run(isa, AttendTile { strips, scale, first, tile, ahead });
+                lanes::run(isa, AttendTile { strips, spec, first, tile, ahead });
             } else {
                 widened.resize(head_dim);
                 if whole {
@@ -62,75 +64,14 @@ impl<'a> Unit<'a> {
                 } else {
                     source.gather(first, (tokens - first).min(TILE), widened);
                 }
-                lanes::run(isa, AttendTile { strips, scale, first, tile: widened.tile(), ahead });
+                lanes::run(isa, AttendTile { strips, spec, first, tile: widened.tile(), ahead });
             }
             let next = first + TILE;
-            if next.is_multiple_of(CHUNK_TILES * TILE) || next >= tokens {
-                let first = first / (CHUNK_TILES * TILE) * (CHUNK_TILES * TILE);
+            if next.is_multiple_of(CHUNK) || next >= tokens {
+                let first = first / CHUNK * CHUNK;
                 lanes::run(isa, MergeChunk { strips, first });
             }
         }
         lanes::run(isa, Write { strips, out });
-    }
-}
-
-/// A unit with the elements of the layer.
-#[derive(Clone, Copy)]
-struct Source<'a, E> {
-    unit: Unit<'a>,
-    elements: &'a [E],
-}
-
-impl<'a, E: Element> Source<'a, E> {
-    /// The part of the unit's KV head in the block of `position`.
-    fn head(&self, position: usize) -> Head<'a, E> {
-        Head::of(self.unit.kv.shape(), self.head_elements(position))
-    }
-
-    fn head_elements(&self, position: usize) -> &'a [E] {
-        let unit = &self.unit;
-        let KvShape { kv_heads, block_size, .. } = *unit.kv.shape();
-        let block = unit.blocks[position / block_size].0 as usize;
-        let block = &self.elements[block * unit.kv.block_len()..][..unit.kv.block_len()];
-        let head_len = block.len() / kv_heads;
-        &block[unit.kv_head * head_len..][..head_len]
-    }
-
-    /// What is worth fetching while the tile from `first` is computed with: the next tile, where it is a block.
-    fn ahead(&self, first: usize, tokens: usize) -> &'a [E] {
-        let is_block = self.unit.kv.block_size() == TILE;
-        if is_block && first + TILE < tokens { self.head_elements(first + TILE) } else { &[] }
-    }
-
-    /// The tile from position `first`, which lies whole in one block.
-    fn tile_in_place(&self, first: usize) -> KvTile<'a, E> {
-        let KvShape { head_dim, block_size, .. } = *self.unit.kv.shape();
-        let head = self.head(first);
-        let place = first % block_size;
-        KvTile {
-            k: &head.k[place..],
-            k_scales: head.k_scales.get(place..).unwrap_or_default(),
-            k_stride: block_size,
-            v: &head.v[place * head_dim..][..TILE * head_dim],
-            v_scales: head.v_scales.get(place..).unwrap_or_default(),
-            v_stride: head_dim,
-        }
-    }
-
-    /// The `count` positions from `first`, copied from their blocks; the other lanes hold anything.
-    fn gather(&self, first: usize, count: usize, to: &mut Widened) {
-        let KvShape { head_dim, block_size, .. } = *self.unit.kv.shape();
-        for lane in 0..count {
-            let place = (first + lane) % block_size;
-            let head = self.head(first + lane);
-            let scale = |scales: &[f16], d: usize| {
-                if E::SCALED { scales[d / SCALE_BLOCK * block_size + place].to_f32() } else { 1.0 }
-            };
-            for d in 0..head_dim {
-                let k = head.k[d * block_size + place].widen() * scale(head.k_scales, d);
-                let v = head.v[place * head_dim + d].widen() * scale(head.v_scales, d);
-                to.set(lane, d, k, v);
-            }
-        }
     }
 }

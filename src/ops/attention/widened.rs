@@ -1,8 +1,8 @@
 //! A tile of K and V copied as f32: from blocks that tiles do not fit, or because many queries share it.
 
 use super::element::Element;
-use super::kernel::{KvTile, TILE};
 use super::strips::padded;
+use super::tile::{KvTile, TILE};
 use crate::kernels::lanes::{LANES, LaneOp, Lanes};
 
 #[derive(Default)]

@@ -6,9 +6,9 @@ mod definition;
 use super::{matmul, matmul_add, matmul_each, matmul_gated};
 use crate::kernels::Isa;
 use crate::ops::Ctx;
-use crate::ops::activation::silu_mul;
+use crate::ops::activation::{Activation, gate_mul};
 use crate::ops::activations::Activations;
-use crate::ops::norm::rms_norm;
+use crate::ops::norm::{Norm, NormKind, normalize};
 use crate::ops::packed_matrix::PackedMatrix;
 use crate::ops::pool::Pool;
 use crate::ops::test_weights::{Range, below, random_activations, random_tensor};
@@ -225,10 +225,10 @@ fn mm_4_mm_6_mm_8_mm_10_mm_11_errors_are_within_the_stated_bounds() {
     }
 }
 
-/// The fused products are the separate ones, bit for bit (ACT-1).
+/// The fused products are the separate ones, bit for bit (ACT-1, ACT-2).
 #[test]
-fn act_1_fused_products_are_the_separate_ones() {
-    covers!("ACT-1");
+fn act_1_act_2_fused_products_are_the_separate_ones() {
+    covers!("ACT-1", "ACT-2");
     let mut random = TestRng::new(20_261_126);
     for threads in 1..4 {
         let pool = Pool::new(threads).unwrap();
@@ -256,21 +256,23 @@ fn act_1_fused_products_are_the_separate_ones() {
                     matmul_add(&ctx, &a, &x, &mut residual);
                     assert_same(&residual, &expected, &what);
 
-                    let mut expected = out_a.clone();
-                    silu_mul(&ctx, &mut expected, &out_b);
-                    let mut gated = vec![0.0; m * n];
-                    matmul_gated(&ctx, &a, &b, &x, &mut gated);
-                    assert_same(&gated, &expected, &what);
+                    for act in [Activation::Silu, Activation::GeluTanh] {
+                        let mut expected = out_a.clone();
+                        gate_mul(&ctx, act, &mut expected, &out_b);
+                        let mut gated = vec![0.0; m * n];
+                        matmul_gated(&ctx, act, &a, &b, &x, &mut gated);
+                        assert_same(&gated, &expected, &format!("{act:?} {what}"));
+                    }
                 }
             }
         }
     }
 }
 
-/// Normalising where rows are rounded is normalising first (NORM-1), for every form of activations.
+/// Normalising where rows are rounded is normalising first (NORM-1, NORM-2), for every form of activations.
 #[test]
-fn norm_1_a_normed_input_is_the_norm_prepared() {
-    covers!("NORM-1");
+fn norm_1_norm_2_a_normed_input_is_the_norm_prepared() {
+    covers!("NORM-1", "NORM-2");
     let mut random = TestRng::new(20_261_126);
     let pool = Pool::new(2).unwrap();
     for isa in Isa::available() {
@@ -279,13 +281,16 @@ fn norm_1_a_normed_input_is_the_norm_prepared() {
             for m in [1, 5, 40] {
                 let case = Case::random(&mut random, Range::Plain, ty, (33, 512, m));
                 let weight = random_activations(&mut random, Range::Plain, 1, 512);
-                let mut normed = vec![0.0; m * 512];
-                rms_norm(&ctx, &case.x, &weight, 1e-5, &mut normed);
-                let expected = run(isa, &pool, &case.packed(), &normed, m);
-                let (mut x, mut out) = (Activations::new(m, 512), vec![0.0; m * 33]);
-                x.prepare_normed(&ctx, &case.x, &weight, 1e-5, ty);
-                matmul(&ctx, &case.packed(), &x, &mut out);
-                assert_same(&out, &expected, &format!("{} {isa:?}", case.describe()));
+                let rms = Norm { kind: NormKind::Rms, weight: &weight, bias: None, eps: 1e-5 };
+                for norm in [rms, Norm { kind: NormKind::Layer, bias: Some(&weight), ..rms }] {
+                    let mut normed = vec![0.0; m * 512];
+                    normalize(&ctx, &case.x, &norm, &mut normed);
+                    let expected = run(isa, &pool, &case.packed(), &normed, m);
+                    let (mut x, mut out) = (Activations::new(m, 512), vec![0.0; m * 33]);
+                    x.prepare_normed(&ctx, &case.x, &norm, ty);
+                    matmul(&ctx, &case.packed(), &x, &mut out);
+                    assert_same(&out, &expected, &format!("{} {isa:?} {:?}", case.describe(), norm.kind));
+                }
             }
         }
     }

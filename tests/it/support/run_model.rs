@@ -5,7 +5,7 @@ use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::kernels::Isa;
 use llorch_cpud::kv_cache::{KvCache, KvShape, KvType};
 use llorch_cpud::model::config::ModelConfig;
-use llorch_cpud::model::llama::LlamaModel;
+use llorch_cpud::model::decoder::Decoder;
 use llorch_cpud::model::weights::Weights;
 use llorch_cpud::ops::pool::Pool;
 use llorch_cpud::quant::WeightType;
@@ -29,7 +29,7 @@ impl Default for TinyModel {
 
 /// A model with its cache and threads.
 pub struct Built {
-    pub model: LlamaModel,
+    pub model: Decoder,
     pub kv_cache: KvCache,
     pub pool: Arc<Pool>,
 }
@@ -45,8 +45,40 @@ pub struct Circumstances {
     pub block_size: usize,
 }
 
-/// Builds a two-layer model with grouped-query attention; wider for types with super-blocks.
+/// A model file in memory and the cache it is to run with.
+pub struct Subject {
+    /// For messages.
+    pub name: String,
+    pub bytes: Vec<u8>,
+    pub kv_type: KvType,
+}
+
+impl Subject {
+    /// A two-layer Llama of this kind.
+    pub fn tiny(tiny: &TinyModel) -> Self {
+        Self { name: format!("{tiny:?}"), bytes: tiny_bytes(tiny), kv_type: tiny.kv_type }
+    }
+
+    /// The small model of an architecture.
+    pub fn architecture(arch: &str, weight_type: WeightType, kv_type: KvType) -> Self {
+        let model = TestModel::of(arch).expect("an architecture that has a small model");
+        let bytes = TestModel { weight_type, ..model }.build();
+        Self { name: format!("{arch} {weight_type} {kv_type:?}"), bytes, kv_type }
+    }
+
+    /// Loads it.
+    pub fn load(&self, circumstances: Circumstances) -> Built {
+        load(self.bytes.clone(), self.kv_type, circumstances)
+    }
+}
+
+/// A two-layer Llama of this kind, loaded.
 pub fn build(tiny: &TinyModel, circumstances: Circumstances) -> Built {
+    Subject::tiny(tiny).load(circumstances)
+}
+
+/// Grouped-query attention; wider for types with super-blocks.
+fn tiny_bytes(tiny: &TinyModel) -> Vec<u8> {
     let block = tiny.weight_type.block_len().max(tiny.second_type.map_or(1, WeightType::block_len));
     let (hidden, ffn, heads) = if block == 256 { (256, 256, 16) } else { (64, 96, 4) };
     let second = tiny.second_type.unwrap_or(tiny.weight_type);
@@ -64,7 +96,7 @@ pub fn build(tiny: &TinyModel, circumstances: Circumstances) -> Built {
         seed: tiny.seed,
         ..TestModel::default()
     };
-    load(spec.build(), tiny.kv_type, circumstances)
+    spec.build()
 }
 
 /// Loads the bytes of a model file.
@@ -82,6 +114,6 @@ pub fn load(bytes: Vec<u8>, kv_type: KvType, circumstances: Circumstances) -> Bu
         kv_type,
     };
     let kv_cache = KvCache::new(shape, num_blocks).expect("the pool fits");
-    let model = LlamaModel::new(config, weights, Arc::clone(&pool), isa, max_rows, max_logits_rows);
+    let model = Decoder::new(config, weights, Arc::clone(&pool), isa, max_rows, max_logits_rows);
     Built { model, kv_cache, pool }
 }

@@ -1,10 +1,11 @@
 //! `specs/numerics.md` word for word: what is stored, what attention gives, in f32 and in f64.
 
-use super::{Heads, Sequence, scale};
+use super::{Heads, Sequence};
 use crate::kernels::lanes::{self, LANES, LaneOp, Lanes};
 use crate::kernels::{Isa, Path};
 use crate::kv_cache::KvType;
-use crate::ops::attention::kernel::TILE;
+use crate::ops::attention::AttentionSpec;
+use crate::ops::attention::tile::TILE;
 use half::{bf16, f16};
 
 /// KV-1 and KV-2: a head's K or V as attention reads it.
@@ -35,34 +36,38 @@ fn q8_0(x: &[f32]) -> Vec<f32> {
 
 /// Softmax attention of one sequence by its definition, in f64, over K and V as stored; and, for each element, a bound
 /// of the error of a computation in f32.
-pub(super) fn reference(sequence: &Sequence, heads: Heads, kv_type: KvType) -> Vec<(f64, f64)> {
+pub(super) fn reference(sequence: &Sequence, heads: Heads, kv_type: KvType, spec: &AttentionSpec) -> Vec<(f64, f64)> {
     let Heads { kv_heads, group, head_dim } = heads;
     let stored = |x: &[f32]| -> Vec<f64> {
         x.chunks(head_dim).flat_map(|head| as_stored(head, kv_type)).map(f64::from).collect()
     };
     let (k, v) = (stored(&sequence.k), stored(&sequence.v));
-    let scale = f64::from(scale(head_dim));
+    let scale = f64::from(spec.scale);
     let unit = f64::from(f32::EPSILON) / 2.0;
     let mut all = Vec::new();
     for (query, q) in sequence.q.chunks_exact(head_dim).enumerate() {
         let (row, head) = (query / (kv_heads * group), query % (kv_heads * group));
         let at = |t: usize| (t * kv_heads + head / group) * head_dim;
         let (mut scores, mut magnitude) = (Vec::new(), 0f64);
-        for t in 0..=row {
+        let seen = (row + 1).saturating_sub(spec.window.map_or(usize::MAX, |window| window as usize))..row + 1;
+        for t in seen.clone() {
             let terms = q.iter().zip(&k[at(t)..]).map(|(q, k)| scale * f64::from(*q) * k);
-            scores.push(terms.clone().sum::<f64>());
+            let score = terms.clone().sum::<f64>();
+            scores.push(spec.soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()));
             magnitude = magnitude.max(terms.map(f64::abs).sum());
         }
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let sum: f64 = weights.iter().sum();
         // A score is off by a rounding for each term, the scaling and the subtraction of the maximum; so is the
-        // maximum. Then the exponential, and two factors for each tile and chunk on the way to the output.
-        let of_score = (head_dim as f64 + 3.0) * unit * magnitude;
+        // maximum. A cap shrinks that error and adds its own. Then the exponential, and two factors for each tile and
+        // chunk on the way to the output.
+        let of_cap = spec.soft_cap.map_or(0.0, |_| 2.5e-7 + 2.0 * unit);
+        let of_score = ((head_dim as f64 + 3.0) * unit + of_cap) * magnitude;
         let tiles = (row / TILE + 2) as f64;
         let of_weight = 2.0 * of_score + tiles * 2.0 * (1.2e-7 + 2.0 * unit) + (row + 9) as f64 * unit;
         for d in 0..head_dim {
-            let terms = weights.iter().enumerate().map(|(t, w)| w * v[at(t) + d] / sum);
+            let terms = weights.iter().zip(seen.clone()).map(|(w, t)| w * v[at(t) + d] / sum);
             let magnitude: f64 = terms.clone().map(f64::abs).sum();
             all.push((terms.sum(), 2.0 * of_weight * magnitude));
         }
@@ -97,24 +102,50 @@ fn sum_of_lanes(mut l: [f32; 16]) -> f32 {
     l[0]
 }
 
-/// ATT-1, word for word, for one query `q` at position `P`; `k` and `v` are those of its KV head at 0 ..= P.
-pub(super) fn att_1(q: &[f32], k: &[&[f32]], v: &[&[f32]], scale: f32) -> Vec<f32> {
+/// EXP-2, in plain Rust.
+struct SoftCap(f32, f32);
+
+impl LaneOp for SoftCap {
+    type Output = f32;
+
+    fn run<L: Lanes>(self, l: L) -> f32 {
+        let mut out = [0.0; LANES];
+        l.store(crate::ops::tanh::soft_cap(l, l.splat(self.0), self.1), &mut out);
+        out[0]
+    }
+}
+
+/// The scores of ATT-1 and ATT-5 of a query at position P, `k` being those of its KV head at 0 ..= P: -inf where it
+/// does not see the position.
+pub(in crate::ops::attention) fn scores(q: &[f32], k: &[&[f32]], spec: &AttentionSpec) -> Vec<f32> {
+    let score = |k: &[f32]| q.iter().zip(k).fold(0f32, |acc, (q, k)| q.mul_add(*k, acc)) * spec.scale;
+    let capped = |z: f32| match spec.soft_cap {
+        Some(cap) => lanes::run(Isa::require(Path::Scalar).unwrap(), SoftCap(z, cap)),
+        None => z,
+    };
+    let seen = |t: usize| spec.window.is_none_or(|window| k.len() - t <= window as usize);
+    k.iter().enumerate().map(|(t, k)| if seen(t) { capped(score(k)) } else { f32::NEG_INFINITY }).collect()
+}
+
+/// ATT-1 and ATT-5, word for word, for one query `q` at position `P`; `k` and `v` are those of its KV head at 0 ..= P.
+pub(super) fn att_1(q: &[f32], k: &[&[f32]], v: &[&[f32]], spec: &AttentionSpec) -> Vec<f32> {
     let (mut total_m, mut total_l, mut total_o) = (f32::NEG_INFINITY, 0f32, vec![0f32; q.len()]);
-    for (k, v) in k.chunks(256).zip(v.chunks(256)) {
+    let z = scores(q, k, spec);
+    let first = k.len().saturating_sub(spec.window.map_or(usize::MAX, |window| window as usize));
+    let terms: Vec<_> = (first..k.len()).map(|t| (t, z[t], v[t])).collect();
+    for chunk in terms.chunk_by(|(a, ..), (b, ..)| a / 256 == b / 256) {
         let (mut m, mut l, mut o) = (f32::NEG_INFINITY, [0f32; 16], vec![0f32; q.len()]);
-        for (k, v) in k.chunks(32).zip(v.chunks(32)) {
-            let z: Vec<f32> =
-                k.iter().map(|k| q.iter().zip(*k).fold(0f32, |acc, (q, k)| q.mul_add(*k, acc)) * scale).collect();
-            let n = z.iter().fold(m, |n, z| n.max(*z));
+        for tile in chunk.chunk_by(|(a, ..), (b, ..)| a / 32 == b / 32) {
+            let n = tile.iter().fold(m, |n, (_, z, _)| n.max(*z));
             let mut p = [0f32; 32];
-            p.iter_mut().zip(&z).for_each(|(p, z)| *p = exp(z - n));
+            tile.iter().for_each(|(t, z, _)| p[t % 32] = exp(z - n));
             if n > m {
                 let c = exp(m - n);
                 o.iter_mut().chain(&mut l).for_each(|x| *x *= c);
             }
             (0..16).for_each(|i| l[i] += p[i] + p[i + 16]);
-            for (p, v) in p.iter().zip(v) {
-                o.iter_mut().zip(*v).for_each(|(o, v)| *o = p.mul_add(*v, *o));
+            for (t, _, v) in tile {
+                o.iter_mut().zip(*v).for_each(|(o, v)| *o = p[t % 32].mul_add(*v, *o));
             }
             m = n;
         }

@@ -1,0 +1,162 @@
+//! The feed-forward sublayer of a mixture: each row goes through the experts that its router prefers.
+//!
+//! ```text
+//! shares = softmax(Wrouter h)                   over all experts, of which the best `used` stay,
+//! shares = shares / sum of those that stay      made to sum up to 1
+//! out = sum over the experts, in order of their numbers, of share * expert(h)
+//! ```
+//! Rows of one expert are computed together. A row's sum runs over its own experts in the order of their numbers, so
+//! its bits do not depend on the other rows (LAW-1).
+
+use super::Step;
+use super::feed_forward_block::ffn_input;
+use super::sublayer::project;
+use crate::model::observer::{Point, Tap};
+use crate::model::weights::{Expert, LayerWeights};
+use crate::model::workspace::Workspace;
+use crate::ops::matmul::{matmul, matmul_gated};
+use crate::ops::norm;
+use crate::ops::packed_matrix::PackedMatrix;
+
+/// The least sum that shares are divided by, as llama.cpp has it: the smallest normal f16.
+const LEAST_SUM: f32 = 6.103_515_6e-5;
+
+impl Step<'_> {
+    pub(super) fn expert_block<T: Tap>(
+        &self,
+        layer: &LayerWeights,
+        router: &PackedMatrix,
+        experts: &[Expert],
+        index: usize,
+        ws: &mut Workspace,
+        tap: &mut T,
+    ) {
+        let (c, len) = (self.config, self.batch.num_rows() * self.config.hidden_size);
+        self.route(layer, router, ws);
+        ws.sublayer[..len].fill(0.0);
+        for (number, expert) in experts.iter().enumerate() {
+            self.add_expert(expert, number, experts.len(), ws);
+        }
+        let (x, sublayer) = (&mut ws.x[..len], &mut ws.sublayer[..len]);
+        tap.rows(Point::FfnOut, index, sublayer);
+        debug_assert!(c.description.experts.is_some(), "a mixture");
+        self.add_sublayer(x, sublayer, layer.ffn_post_norm.as_ref());
+    }
+
+    /// Fills `normed` and `shares`.
+    fn route(&self, layer: &LayerWeights, router: &PackedMatrix, ws: &mut Workspace) {
+        let (ctx, c, t) = (&self.ctx, self.config, self.batch.num_rows());
+        let Workspace { x, before_attention, activations, experts, .. } = ws;
+        let (source, norm) = ffn_input(layer, x, before_attention, c.description.may_share_norm);
+        let (source, normed) = (&source[..t * c.hidden_size], &mut experts.normed[..t * c.hidden_size]);
+        match norm {
+            Some(norm) => norm::normalize(ctx, source, &norm.norm(), normed),
+            None => normed.copy_from_slice(source),
+        }
+        let shares = &mut experts.shares[..t * router.n()];
+        project(ctx, normed, None, activations, &mut [(router, &mut *shares)]);
+        let used = c.description.experts.map_or(0, |experts| experts.used);
+        for row in shares.chunks_exact_mut(router.n()) {
+            keep_best(row, used);
+        }
+    }
+
+    /// Adds `share * expert(h)` to the rows that use expert `number` of `count`.
+    fn add_expert(&self, expert: &Expert, number: usize, count: usize, ws: &mut Workspace) {
+        let (ctx, c, t) = (&self.ctx, self.config, self.batch.num_rows());
+        let Workspace { sublayer, gated, activations, experts, .. } = ws;
+        let hidden = c.hidden_size;
+        let mut members = 0;
+        for row in 0..t {
+            if experts.shares[row * count + number] != 0.0 {
+                experts.rows[members * hidden..][..hidden].copy_from_slice(&experts.normed[row * hidden..][..hidden]);
+                experts.members[members] = row as u32;
+                members += 1;
+            }
+        }
+        if members == 0 {
+            return;
+        }
+        let rows = &mut experts.rows[..members * hidden];
+        let gated = &mut gated[..members * c.intermediate_size];
+        activations.prepare(ctx, rows, members, hidden, expert.gate.ty());
+        if activations.fits(ctx.isa, expert.up.ty()) {
+            matmul_gated(ctx, c.description.activation, &expert.gate, &expert.up, activations, gated);
+        } else {
+            let up = &mut ws.up[..gated.len()];
+            let mut outputs = [(&expert.gate, &mut *gated), (&expert.up, &mut *up)];
+            project(ctx, rows, None, activations, &mut outputs);
+            crate::ops::activation::gate_mul(ctx, c.description.activation, gated, up);
+        }
+        activations.prepare(ctx, gated, members, c.intermediate_size, expert.down.ty());
+        matmul(ctx, &expert.down, activations, rows);
+        for (row, out) in experts.members[..members].iter().zip(rows.chunks_exact(hidden)) {
+            let share = experts.shares[*row as usize * count + number];
+            let sums = &mut sublayer[*row as usize * hidden..][..hidden];
+            sums.iter_mut().zip(out).for_each(|(sum, out)| *sum += share * out);
+        }
+    }
+}
+
+/// Turns a row of router logits into shares: the softmax, of which the `used` largest stay, scaled to a sum of 1. Of
+/// equal ones the first stay. A share that underflows to 0 is that of an expert the row does not use.
+fn keep_best(row: &mut [f32], used: usize) {
+    let max = row.iter().fold(f32::NEG_INFINITY, |max, logit| max.max(*logit));
+    let mut sum = 0.0f64;
+    for logit in row.iter_mut() {
+        let weight = f64::from(*logit - max).exp();
+        sum += weight;
+        *logit = weight as f32;
+    }
+    // Also where no logit was finite: what follows compares shares.
+    if !sum.is_finite() {
+        return row.fill(f32::NAN);
+    }
+    row.iter_mut().for_each(|weight| *weight = (f64::from(*weight) / sum) as f32);
+    let mut kept = 0.0f32;
+    for _ in 0..used.min(row.len()) {
+        // Those chosen are marked by their sign.
+        let open = row.iter().enumerate().filter(|(_, share)| share.is_sign_positive());
+        let best = open.fold(None, |best: Option<(usize, f32)>, (number, share)| match best {
+            Some((_, most)) if most >= *share => best,
+            _ => Some((number, *share)),
+        });
+        if let Some((number, share)) = best {
+            kept += share;
+            row[number] = -share;
+        }
+    }
+    let divisor = kept.max(LEAST_SUM);
+    row.iter_mut().for_each(|share| *share = if share.is_sign_negative() { -*share / divisor } else { 0.0 });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_experts_share_the_row() {
+        // Odds 1 : 2 : 4 : 1, of which 2 and 4 stay.
+        let mut row = [1f32.ln(), 2f32.ln(), 4f32.ln(), 1f32.ln()];
+        keep_best(&mut row, 2);
+        for (share, expected) in row.iter().zip([0.0, 1.0 / 3.0, 2.0 / 3.0, 0.0]) {
+            assert!((share - expected).abs() < 1e-6, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_equal_experts_stay() {
+        let mut row = [0.5, 0.5, 0.5];
+        keep_best(&mut row, 2);
+        assert_eq!(row, [0.5, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_give_nan() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut row = [bad, 0.0];
+            keep_best(&mut row, 1);
+            assert!(row.iter().all(|share| share.is_nan()), "{row:?}");
+        }
+    }
+}
