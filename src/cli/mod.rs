@@ -126,7 +126,6 @@ mod tests {
 
     #[test]
     fn api_47_limits_are_those_of_the_table() {
-        covers!("API-47");
         use crate::server::limits::*;
         covers!("API-47");
         let limits = ServerLimits::default();

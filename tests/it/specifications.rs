@@ -3,6 +3,7 @@
 mod example;
 mod kv_cache;
 mod model_files;
+mod operations;
 mod paths;
 mod pipelines;
 mod scheduler;

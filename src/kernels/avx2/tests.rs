@@ -27,7 +27,6 @@ fn random_lines(random: &mut TestRng, ty: WeightType, k: usize) -> Vec<Line> {
 
 #[test]
 fn mm_2_avx_vnni_gives_the_bits_of_the_scalar_path() {
-    covers!("MM-2");
     if Isa::require(Path::Avx512).is_none() {
         #[expect(clippy::print_stderr, reason = "what is left out must be seen in the test log")]
         {

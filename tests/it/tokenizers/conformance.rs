@@ -41,7 +41,6 @@ fn llama_spm_gives_the_reference_ids() {
 
 #[test]
 fn gpt_2_gives_the_reference_ids() {
-    covers!("GPT-2");
     check("gpt-2");
 }
 
