@@ -38,4 +38,5 @@ pub mod scheduler;
 pub mod server;
 pub mod text;
 pub mod top;
+pub mod trace;
 pub mod types;

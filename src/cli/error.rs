@@ -20,6 +20,9 @@ pub enum CliError {
     Io(String),
     #[error("{0}")]
     Config(String),
+    /// What was compared is not equal.
+    #[error("{0}")]
+    Differs(String),
 }
 
 impl CliError {
@@ -32,6 +35,7 @@ impl CliError {
             Self::Internal(_) => 70,
             Self::Io(_) => 74,
             Self::Config(_) => 78,
+            Self::Differs(_) => 1,
         }
     }
 }

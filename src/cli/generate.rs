@@ -53,7 +53,7 @@ pub struct GenerateArgs {
 
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct PromptArgs {
+pub(super) struct PromptArgs {
     /// The text to continue.
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -147,7 +147,8 @@ fn params(args: &GenerateArgs, seed: u64) -> SequenceParams {
     }
 }
 
-fn prompt_tokens(args: &PromptArgs, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, CliError> {
+/// The ids of the prompt, at least one and all within the vocabulary.
+pub(super) fn prompt_tokens(args: &PromptArgs, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, CliError> {
     let text = match (&args.prompt, &args.prompt_file, &args.prompt_tokens) {
         (Some(text), _, _) => text.clone(),
         (_, Some(file), _) => std::fs::read_to_string(file)

@@ -4,6 +4,7 @@ pub mod bench_engine;
 pub mod bench_serve;
 mod bench_session;
 pub mod byte_size;
+pub mod compare;
 pub mod demo_model;
 pub mod duration;
 pub mod error;
@@ -19,6 +20,7 @@ pub mod serve;
 pub mod synth;
 pub mod tokenize;
 pub mod top;
+pub mod trace;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
@@ -45,6 +47,10 @@ enum Command {
     Synth(synth::SynthArgs),
     /// Measure how well a model predicts a text.
     Perplexity(perplexity::PerplexityArgs),
+    /// Write the values of a run at the twelve checkpoints as .npy files.
+    Trace(trace::TraceArgs),
+    /// Compare two traces, checkpoint by checkpoint; exit code 1 where a tolerance is passed.
+    Compare(compare::CompareArgs),
     /// Watch a running server on the terminal.
     Top(top::TopArgs),
     /// Measure speed.
@@ -62,7 +68,7 @@ enum BenchCommand {
 
 /// Parses the arguments, runs the command, and turns its error into one line on stderr and an exit code.
 pub fn run() -> ExitCode {
-    let matches = with_environment(Cli::command()).get_matches();
+    let matches = command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     logging::start();
     let result = match cli.command {
@@ -72,11 +78,18 @@ pub fn run() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Trace(args) => trace::run(args),
+        Command::Compare(args) => compare::run(args),
         Command::Top(args) => top::run(args),
         Command::Bench(BenchCommand::Engine(args)) => bench_engine::run(args),
         Command::Bench(BenchCommand::Serve(args)) => bench_serve::run(args),
     };
     error::exit(result)
+}
+
+/// The whole definition.
+fn command() -> clap::Command {
+    with_environment(trace::with_defaults(Cli::command()))
 }
 
 /// Lets every flag of a command and of those below it come from `LLORCH_<FLAG>`: `--max-tokens` from
@@ -97,12 +110,12 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        with_environment(Cli::command()).debug_assert();
+        command().debug_assert();
     }
 
     #[test]
     fn every_flag_of_every_command_has_its_variable() {
-        let command = with_environment(Cli::command());
+        let command = command();
         let generate = command.find_subcommand("generate").expect("a command");
         let variable = |long: &str| {
             let flag = generate.get_arguments().find(|a| a.get_long() == Some(long)).expect("a flag");

@@ -74,6 +74,8 @@ pub struct LoadedEngine {
     pub engine: Engine<Decoder>,
     pub tokenizer: Arc<Tokenizer>,
     pub info: ModelInfo,
+    /// The types of the weight matrices in lower case, those of most elements first, joined by `+`.
+    pub matrix_types: String,
     /// Longest sequence, prompt and completion.
     pub max_model_len: u32,
 }
@@ -126,6 +128,7 @@ pub fn load(args: &ModelArgs, limits: EngineLimits) -> Result<LoadedEngine, CliE
     let max_model_len = max_model_len(args, limits, loaded.config.context_length)?;
     let kv_cache = kv_cache(args, limits, max_model_len, &loaded)?;
     let info = model_info(&loaded);
+    let matrix_types = matrix_types(&loaded.file);
     let scheduler = SchedulerConfig {
         max_num_seqs: limits.max_num_seqs,
         max_num_batched_tokens: limits.max_num_batched_tokens,
@@ -144,7 +147,7 @@ pub fn load(args: &ModelArgs, limits: EngineLimits) -> Result<LoadedEngine, CliE
     );
     let engine = Engine::new(EngineConfig { scheduler, eog_ids }, model, kv_cache, loaded.pool)
         .map_err(|e| CliError::Config(e.to_string()))?;
-    Ok(LoadedEngine { engine, tokenizer: loaded.tokenizer, info, max_model_len })
+    Ok(LoadedEngine { engine, tokenizer: loaded.tokenizer, info, matrix_types, max_model_len })
 }
 
 impl EngineLimits {
@@ -214,9 +217,21 @@ fn default_threads() -> usize {
 
 /// The type that holds most of the file's elements.
 fn main_type(file: &ModelFile) -> String {
+    types_by_elements(file.tensors()).into_iter().next().unwrap_or_else(|| "none".into())
+}
+
+fn matrix_types(file: &ModelFile) -> String {
+    let matrices = file.tensors().filter(|tensor| tensor.dims.len() > 1);
+    types_by_elements(matrices).join("+").to_lowercase()
+}
+
+/// The types of `tensors`, each once, those of most elements first.
+fn types_by_elements<'a>(tensors: impl Iterator<Item = &'a TensorInfo>) -> Vec<String> {
     let mut elements = std::collections::BTreeMap::<String, u64>::new();
-    for tensor in file.tensors() {
+    for tensor in tensors {
         *elements.entry(tensor.type_name().into()).or_default() += tensor.num_elements();
     }
-    elements.into_iter().max_by_key(|(_, n)| *n).map_or_else(|| "none".into(), |(name, _)| name)
+    let mut types: Vec<(String, u64)> = elements.into_iter().collect();
+    types.sort_by(|(name_a, a), (name_b, b)| (b, name_a).cmp(&(a, name_b)));
+    types.into_iter().map(|(name, _)| name).collect()
 }

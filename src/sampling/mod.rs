@@ -5,7 +5,7 @@
 
 mod candidates;
 mod logprobs;
-mod math;
+pub mod math;
 pub mod params;
 mod philox;
 mod processors;

@@ -31,5 +31,6 @@ mod threads;
 mod tidy;
 mod tokenizers;
 mod top;
+mod trace;
 mod transparency;
 mod validation;

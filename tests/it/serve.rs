@@ -43,6 +43,7 @@ async fn a_real_model_is_served_until_sigterm() {
 /// API-43: a log that cannot be written, such as a pipe whose reader has gone, costs log lines and nothing else.
 #[tokio::test]
 async fn a_log_without_a_reader_does_not_keep_the_server_from_draining() {
+    covers!("API-43");
     let (_directory, path) = model_file();
     let mut process = Process::start(&path, &[]);
     process.ready();
