@@ -51,7 +51,6 @@ async fn a_stream_brings_what_the_model_says() {
     server.at_rest().await;
 }
 
-/// API-4.
 #[tokio::test]
 async fn complete_gives_what_generate_gives() {
     covers!("API-4");
@@ -195,7 +194,6 @@ async fn a_full_context_ends_a_sequence() {
     assert_eq!(completion.text(), text_of(&greedy_ids(&PROMPT, 15)));
 }
 
-/// API-9.
 #[tokio::test]
 async fn echo_begins_the_text_with_the_prompt() {
     covers!("API-9");

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The numbers of the validation tables in specs/: float64 NumPy and exact integers, written from the documents' formulae.
+"""The numbers of the validation tables in specs/, from the documents' formulae: float64 NumPy and exact integers.
 
     spec_vectors.py            prints every table
     spec_vectors.py --write    puts them into the documents
@@ -30,30 +30,38 @@ def worked_weights(kind, s, shape):
 
 # Tensors of the two worked examples: name, shape slowest first, kind. A tensor's number is its place in the list.
 def gpt2_tensors(hidden=4, ffn=16, layers=2, vocab=6, context=8):
+    def pair(name, *shape):
+        """A matrix and its bias, or a norm's weight and bias."""
+        kind = "matrix" if len(shape) == 2 else "norm"
+        return [(f"{name}.weight", shape, kind), (f"{name}.bias", shape[:1], "bias")]
+
     tensors = [("token_embd.weight", (vocab, hidden), "matrix"), ("position_embd.weight", (context, hidden), "matrix")]
     for n in range(layers):
-        tensors += [
-            (f"blk.{n}.attn_norm.weight", (hidden,), "norm"), (f"blk.{n}.attn_norm.bias", (hidden,), "bias"),
-            (f"blk.{n}.attn_qkv.weight", (3 * hidden, hidden), "matrix"), (f"blk.{n}.attn_qkv.bias", (3 * hidden,), "bias"),
-            (f"blk.{n}.attn_output.weight", (hidden, hidden), "matrix"), (f"blk.{n}.attn_output.bias", (hidden,), "bias"),
-            (f"blk.{n}.ffn_norm.weight", (hidden,), "norm"), (f"blk.{n}.ffn_norm.bias", (hidden,), "bias"),
-            (f"blk.{n}.ffn_up.weight", (ffn, hidden), "matrix"), (f"blk.{n}.ffn_up.bias", (ffn,), "bias"),
-            (f"blk.{n}.ffn_down.weight", (hidden, ffn), "matrix"), (f"blk.{n}.ffn_down.bias", (hidden,), "bias"),
-        ]
-    return tensors + [("output_norm.weight", (hidden,), "norm"), ("output_norm.bias", (hidden,), "bias")]
+        tensors += pair(f"blk.{n}.attn_norm", hidden)
+        tensors += pair(f"blk.{n}.attn_qkv", 3 * hidden, hidden)
+        tensors += pair(f"blk.{n}.attn_output", hidden, hidden)
+        tensors += pair(f"blk.{n}.ffn_norm", hidden)
+        tensors += pair(f"blk.{n}.ffn_up", ffn, hidden)
+        tensors += pair(f"blk.{n}.ffn_down", hidden, ffn)
+    return tensors + pair("output_norm", hidden)
 
 
 def llama_tensors(hidden=8, q=8, kv=4, ffn=12, layers=2, vocab=7):
-    tensors = [("token_embd.weight", (vocab, hidden), "matrix")]
+    def one(name, *shape):
+        return [(f"{name}.weight", shape, "matrix" if len(shape) == 2 else "norm")]
+
+    tensors = one("token_embd", vocab, hidden)
     for n in range(layers):
-        tensors += [
-            (f"blk.{n}.attn_norm.weight", (hidden,), "norm"), (f"blk.{n}.attn_q.weight", (q, hidden), "matrix"),
-            (f"blk.{n}.attn_k.weight", (kv, hidden), "matrix"), (f"blk.{n}.attn_v.weight", (kv, hidden), "matrix"),
-            (f"blk.{n}.attn_output.weight", (hidden, q), "matrix"), (f"blk.{n}.ffn_norm.weight", (hidden,), "norm"),
-            (f"blk.{n}.ffn_gate.weight", (ffn, hidden), "matrix"), (f"blk.{n}.ffn_up.weight", (ffn, hidden), "matrix"),
-            (f"blk.{n}.ffn_down.weight", (hidden, ffn), "matrix"),
-        ]
-    return tensors + [("output_norm.weight", (hidden,), "norm"), ("output.weight", (vocab, hidden), "matrix")]
+        tensors += one(f"blk.{n}.attn_norm", hidden)
+        tensors += one(f"blk.{n}.attn_q", q, hidden)
+        tensors += one(f"blk.{n}.attn_k", kv, hidden)
+        tensors += one(f"blk.{n}.attn_v", kv, hidden)
+        tensors += one(f"blk.{n}.attn_output", hidden, q)
+        tensors += one(f"blk.{n}.ffn_norm", hidden)
+        tensors += one(f"blk.{n}.ffn_gate", ffn, hidden)
+        tensors += one(f"blk.{n}.ffn_up", ffn, hidden)
+        tensors += one(f"blk.{n}.ffn_down", hidden, ffn)
+    return tensors + one("output_norm", hidden) + one("output", vocab, hidden)
 
 
 def layer_norm(x, weight, bias, eps):
@@ -153,8 +161,9 @@ def generate(forward, w, prompt, count):
     tokens = list(prompt)
     for _ in range(count):
         logits = forward(w, tokens)["logits", None][-1]
-        best = np.sort(logits)
-        print(f"token {np.argmax(logits)}, ahead by {best[-1] - best[-2]:.3f}", file=sys.stderr)
+        second, best = np.sort(logits)[-2:]
+        if best - second < 0.05:
+            raise SystemExit("the example's greedy token is too near a tie to show anything")
         tokens.append(int(np.argmax(logits)))
     return tokens[len(prompt):], forward(w, tokens[:-1])
 
@@ -188,7 +197,8 @@ def checkpoints(forward, tensors, prompt, count, prefix):
     made = {}
     sizes = [[s, name, " ".join(map(str, shape[::-1])), kind] for s, (name, shape, kind) in enumerate(tensors)]
     made[f"{prefix}-INIT-003 example"] = table(["number", "tensor", "dims", "kind"], sizes)
-    samples = [[name, *(number(v) for v in w[name].ravel()[:6])] for name in (tensors[0][0], tensors[1][0], tensors[3][0])]
+    shown = [tensors[i][0] for i in (0, 1, 3)]
+    samples = [[name, *(number(v) for v in w[name].ravel()[:6])] for name in shown]
     width = max(map(len, samples))
     samples = [row + [""] * (width - len(row)) for row in samples]
     made[f"{prefix}-INIT-004 example"] = table(["tensor", *map(str, range(width - 1))], samples)
@@ -226,12 +236,14 @@ def operations():
     points = np.array([-8.0, -3.0, -1.0, -0.5, -0.125, 0.0, 0.125, 0.5, 1.0, 3.0, 8.0])
     up = np.array([1.0, -2.0, 0.5, 4.0, -1.0, 3.0, 2.0, -0.25, 1.0, -1.5, 0.5])
     scores = np.array([0.5, 2.0, -1.0, 2.0, 0.0, -30.0])
+    layer, rms = layer_norm(x, weight, bias, 1e-5), rms_norm(x, weight, 1e-5)
+    floats = [list(map(float, column)) for column in (points, gelu(points), up, silu(points) * up)]
     made = {
-        f"GPT2-BLK-002": vector_table(["x", "weight", "bias", "out"], x, weight, bias, layer_norm(x, weight, bias, 1e-5)),
-        f"GPT2-FFN-002": rows_of(["x", "gelu"], map(float, points), map(float, gelu(points))),
-        f"GPT2-ATTN-005": vector_table(["scores", "weights"], scores, softmax(scores)),
-        f"LLAMA2-NORM-001": vector_table(["x", "weight", "out"], x, weight, rms_norm(x, weight, 1e-5)),
-        f"LLAMA2-FFN-002": rows_of(["gate", "up", "out"], map(float, points), map(float, up), map(float, silu(points) * up)),
+        "GPT2-BLK-002": vector_table(["x", "weight", "bias", "out"], x, weight, bias, layer),
+        "GPT2-FFN-002": rows_of(["x", "gelu"], floats[0], floats[1]),
+        "GPT2-ATTN-005": vector_table(["scores", "weights"], scores, softmax(scores)),
+        "LLAMA2-NORM-001": vector_table(["x", "weight", "out"], x, weight, rms),
+        "LLAMA2-FFN-002": rows_of(["gate", "up", "out"], floats[0], floats[2], floats[3]),
     }
     rows = []
     for position in (0, 1, 2, 4095):
@@ -241,7 +253,8 @@ def operations():
         out = np.stack([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)], -1).ravel()
         rows.append([position] + [number(v) for v in out])
     made["LLAMA2-ROPE-002"] = table(["position", *map(str, range(8))], rows)
-    wavelengths = [[i, number(10000.0 ** (-2 * i / 128)), number(2 * math.pi * 10000.0 ** (2 * i / 128))] for i in (0, 1, 16, 32, 63)]
+    power = {i: 10000.0 ** (2 * i / 128) for i in (0, 1, 16, 32, 63)}
+    wavelengths = [[i, number(1 / p), number(2 * math.pi * p)] for i, p in power.items()]
     made["LLAMA2-ROPE-001"] = table(["pair", "frequency", "positions_a_turn"], wavelengths)
     return made
 
@@ -311,7 +324,9 @@ def all_tables():
 def with_tables(text, tables, document):
     """`text` with the first table below each line `**Validation NAME**` replaced."""
     for name, lines in tables.items():
-        place = re.compile(r"(^\*\*Validation " + re.escape(name) + r"\*\*.*\n(?:(?!\||#|\*\*Validation ).*\n)*)((?:\|.*\n)*)", re.M)
+        until_rows = r"(?:(?!\||#|\*\*Validation ).*\n)*"
+        line = r"^\*\*Validation " + re.escape(name) + r"\*\*.*\n"
+        place = re.compile(f"({line}{until_rows})((?:\\|.*\n)*)", re.M)
         if not place.search(text):
             raise SystemExit(f"{document}: there is no **Validation {name}**")
         text = place.sub(lambda found: found.group(1) + "\n".join(lines) + "\n", text, count=1)
