@@ -4,8 +4,10 @@ use super::example::{Example, Tensor, value};
 use super::pipelines::run;
 use crate::spec::{named_table, table};
 use llorch_cpud::gguf::ModelFile;
+use llorch_cpud::gguf::tensor_type::TensorType;
 use llorch_cpud::model::config::ModelConfig;
 use llorch_cpud::model::weights::Weights;
+use llorch_cpud::quant::WeightType;
 
 /// Loads keys and weights, or says in one line why not.
 fn open(example: &Example) -> Result<(), String> {
@@ -152,4 +154,21 @@ fn gpt2_init_keys_sizes_and_tensors() {
 fn gpt2_init_006_other_tensors_are_refused() {
     covers!("GPT2-INIT-006");
     check_others("GPT2", "blk.0.attn_q.bias");
+}
+
+#[test]
+fn gguf_1_blocks_are_those_of_the_table() {
+    covers!("GGUF-1");
+    let table = table("GGUF-1");
+    for row in table.rows() {
+        let ty = TensorType::from_id(row.get("number")).expect("a type of ggml");
+        let (elements, bytes) = (row.get::<u64>("elements"), row.get::<u64>("bytes"));
+        assert_eq!((ty.name, ty.tensor_bytes(&[elements])), (row.text("type"), Some(bytes)));
+        let computes = ty.weight_type().expect("a type that computes");
+        assert_eq!(
+            (computes.block_len() as u64, computes.row_bytes(elements as usize)),
+            (elements, Some(bytes as usize))
+        );
+    }
+    assert_eq!(table.rows.len(), WeightType::ALL.len(), "every type is in the table");
 }
