@@ -16,6 +16,12 @@
 //!
 //! Modules depend downward only; `specs/architecture.md` holds the allowed edges and a test reads them.
 
+// Unit tests say what they cover; the folder serves the integration tests too.
+#[cfg(test)]
+#[macro_use]
+#[path = "../tests/spec/mod.rs"]
+mod spec;
+
 pub mod cli;
 pub mod engine;
 pub mod gguf;

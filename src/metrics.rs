@@ -1,6 +1,6 @@
 //! What `/metrics` shows. One [`Metrics`] a server: its own recorder, so that two servers in one process do not mix.
 //!
-//! Names and labels are the contract of `specs/api.md`; bucket bounds are those of vLLM, so that dashboards carry over.
+//! Names and labels are the contract of `specs/06_GRPC_API.md`; bucket bounds are those of vLLM, so that dashboards carry over.
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -243,6 +243,32 @@ impl EngineMetrics {
             cancel_latency: histogram!("llorch_cancel_latency_seconds"),
             prompt_tokens: histogram!("llorch_prompt_tokens"),
             generation_tokens: histogram!("llorch_generation_tokens"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_48_names_are_those_of_the_table() {
+        covers!("API-48");
+        let gauges = GAUGES.iter().map(|(name, _)| *name).filter(|name| *name != PROCESS_START);
+        let of_type = |kind: &str| {
+            let mut names: Vec<&str> = match kind {
+                "gauge" => gauges.clone().collect(),
+                "counter" => COUNTERS.iter().map(|(name, _)| *name).collect(),
+                "histogram" => HISTOGRAMS.iter().map(|(name, _, _)| *name).collect(),
+                other => panic!("no type {other}"),
+            };
+            names.sort_unstable();
+            names
+        };
+        let table = crate::spec::table("API-48");
+        assert_eq!(table.rows.len(), 3);
+        for row in table.rows() {
+            assert_eq!(of_type(row.text("type")), row.list::<String>("names"));
         }
     }
 }

@@ -80,22 +80,26 @@ mod tests {
 
     #[test]
     fn default_holds_every_sequence_at_full_length_and_no_more() {
+        covers!("KVC-6");
         assert_eq!(PLAN.num_blocks(None).unwrap(), 12, "3 sequences of ceil(100 / 32) blocks");
     }
 
     #[test]
     fn asked_size_is_rounded_down_to_whole_blocks() {
+        covers!("KVC-6");
         assert_eq!(PLAN.num_blocks(Some(ByteSize((5 << 20) + 1))).unwrap(), 5);
     }
 
     #[test]
     fn less_than_a_block_and_more_than_the_machine_are_refused() {
+        covers!("KVC-6");
         assert!(PLAN.num_blocks(Some(ByteSize(1000))).is_err());
         assert!(PLAN.num_blocks(Some(ByteSize(1 << 60))).is_err());
     }
 
     #[test]
     fn what_other_buffers_take_is_not_free_for_the_pool() {
+        covers!("KVC-6");
         let full = KvPlan { reserved_bytes: u64::MAX, ..PLAN };
         assert!(full.num_blocks(Some(ByteSize(1 << 20))).is_err());
         assert!(full.num_blocks(None).is_err());

@@ -127,4 +127,66 @@ mod tests {
         let flags: Vec<_> = engine.expect("a command").get_arguments().filter(|a| a.get_long().is_some()).collect();
         assert!(flags.len() > 5 && flags.iter().all(|a| a.get_env().is_some()));
     }
+
+    /// The default of a flag of `serve`.
+    fn serve_default(flag: &str) -> String {
+        let command = Cli::command();
+        let serve = command.find_subcommand("serve").expect("a command");
+        let argument = serve.get_arguments().find(|a| a.get_long() == flag.strip_prefix("--"));
+        let values = argument.unwrap_or_else(|| panic!("no flag {flag}")).get_default_values();
+        values[0].to_str().expect("text").to_owned()
+    }
+
+    #[test]
+    fn api_47_limits_are_those_of_the_table() {
+        use crate::server::limits::*;
+        covers!("API-47");
+        let limits = ServerLimits::default();
+        for row in crate::spec::table("API-47").rows() {
+            let (limit, value) = (row.text("limit"), row.text("value"));
+            let flag = row.text("flag");
+            if !flag.is_empty() {
+                assert_eq!(serve_default(flag), value, "{flag}");
+            }
+            let bytes = || value.parse::<byte_size::ByteSize>().expect("a number or a size").0;
+            let time = || duration::parse(value).expect("a time");
+            match limit {
+                "message_timeout" => assert_eq!(limits.message_timeout, time()),
+                "drain_timeout" => assert_eq!(limits.drain_timeout, time()),
+                "preface_timeout" => assert_eq!(limits.preface_timeout, time()),
+                "keepalive_interval" => assert_eq!(limits.keepalive_interval, time()),
+                "keepalive_timeout" => assert_eq!(limits.keepalive_timeout, time()),
+                _ if ["max_num_seqs", "max_num_batched_tokens", "max_queued", "max_queued_tokens"].contains(&limit) => {
+                    assert!(!flag.is_empty(), "{limit} is a flag's");
+                }
+                _ => assert_eq!(number(&limits, limit), bytes(), "{limit}"),
+            }
+        }
+        fn number(limits: &ServerLimits, limit: &str) -> u64 {
+            let number = match limit {
+                "max_message_bytes" => limits.max_message_bytes,
+                "max_receiving_bytes" => limits.max_receiving_bytes,
+                "max_connections" => limits.max_connections as usize,
+                "max_concurrent_streams" => limits.max_concurrent_streams as usize,
+                "max_header_list_bytes" => limits.max_header_list_bytes as usize,
+                "max_pending_resets" => limits.max_pending_resets,
+                "max_unread_bytes" => limits.max_unread_bytes,
+                "max_unread_bytes_logprobs" => limits.max_unread_bytes_logprobs,
+                "max_send_buffer_bytes" => limits.max_send_buffer_bytes,
+                "inline_encode_bytes" => limits.inline_encode_bytes,
+                "max_encoders" => limits.max_encoders,
+                "max_waiting_encodes" => limits.max_waiting_encodes,
+                "max_response_bytes" => limits.max_response_bytes,
+                "request_id" => MAX_REQUEST_ID,
+                "n" => MAX_N as usize,
+                "top_logprobs" => MAX_TOP_LOGPROBS as usize,
+                "stop" => MAX_STOPS,
+                "stop_bytes" => MAX_STOPS_BYTES,
+                "stop_token_ids" => MAX_STOP_TOKEN_IDS,
+                "logit_bias" => MAX_LOGIT_BIAS,
+                other => panic!("no limit {other}"),
+            };
+            number as u64
+        }
+    }
 }

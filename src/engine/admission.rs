@@ -176,6 +176,7 @@ mod tests {
 
     #[test]
     fn refuses_by_tokens_but_never_a_lone_request() {
+        covers!("API-40");
         let door = admission(10, 100);
         let large = door.enter(&request("large", 500, 1), Instant::now()).unwrap();
         assert!(door.enter(&request("small", 1, 1), Instant::now()).is_err());
@@ -185,6 +186,7 @@ mod tests {
 
     #[test]
     fn an_id_is_unique_while_in_flight() {
+        covers!("API-32");
         let door = admission(10, 100);
         let ticket = door.enter(&request("a", 1, 1), Instant::now()).unwrap();
         assert_eq!(door.enter(&request("a", 1, 1), Instant::now()).unwrap_err(), RequestError::DuplicateId);

@@ -4,6 +4,7 @@ const SHAPE: KvShape = KvShape { layers: 2, kv_heads: 3, head_dim: 8, block_size
 
 #[test]
 fn sizes() {
+    covers!("KVC-3", "KVC-5");
     assert_eq!(SHAPE.block_bytes(), Ok(2 * 2 * 3 * 8 * 5 * 2));
     assert_eq!(KvShape { kv_type: KvType::F32, ..SHAPE }.block_bytes(), Ok(2 * 2 * 3 * 8 * 5 * 4));
     let mut cache = KvCache::new(SHAPE, 7).unwrap();
@@ -24,6 +25,7 @@ fn sizes() {
 
 #[test]
 fn q8_0_has_scales_beside_the_integers() {
+    covers!("KVC-3", "KVC-5");
     // Blocks of 32, 32 and 6 elements.
     let shape = KvShape { kv_type: KvType::Q8_0, head_dim: 70, ..SHAPE };
     assert_eq!(shape.block_bytes(), Ok(2 * 2 * 3 * 5 * (70 + 3 * 2)));
@@ -43,6 +45,7 @@ fn q8_0_has_scales_beside_the_integers() {
 
 #[test]
 fn impossible_shapes_are_refused() {
+    covers!("KVC-4");
     let error = |shape, num_blocks| KvCache::new(shape, num_blocks).unwrap_err();
     assert_eq!(error(KvShape { layers: 0, ..SHAPE }, 1), KvCacheError::Zero("layers"));
     assert_eq!(error(KvShape { kv_heads: 0, ..SHAPE }, 1), KvCacheError::Zero("kv_heads"));

@@ -115,6 +115,7 @@ mod tests {
     /// LOAD-11: where the pieces begin and end changes nothing.
     #[test]
     fn pieces_of_any_size_give_the_same_events() {
+        covers!("LOAD-11");
         for (stream, events) in STREAMS {
             let bytes = stream.as_bytes();
             for first in 0..=bytes.len() {

@@ -163,6 +163,7 @@ mod tests {
     /// LOAD-14.
     #[test]
     fn the_knee_is_where_throughput_ends_and_latency_begins() {
+        covers!("LOAD-14");
         // Throughput doubles to 4, gains 50 % at 8, and then nothing while the first token waits longer.
         let wait = [(1., 100, 10., 5.), (2., 200, 11., 5.), (4., 400, 12., 5.), (8., 600, 20., 7.)];
         let flat = [(16., 610, 80., 7.), (32., 612, 200., 7.)];
@@ -179,6 +180,7 @@ mod tests {
     /// LOAD-14.
     #[test]
     fn a_curve_that_only_rises_has_no_knee() {
+        covers!("LOAD-14");
         let rising: Vec<_> = (0..8).map(|i| (f64::from(1 << i), 100 << i, f64::from(10 + i), 5.0)).collect();
         assert_eq!(knee_at(&rising), None);
         // A gain of 20 % for each doubling is one.

@@ -186,6 +186,7 @@ mod tests {
 
     #[test]
     fn a_linear_factor_counts_under_either_name_and_without_a_type() {
+        covers!("LLAMA2-ROPE-003");
         let (kind, factor, old) = ("llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.rope.scale_linear");
         let base = TestModel::default;
         let linear = RopeScaling::Linear(4.0);
@@ -204,6 +205,7 @@ mod tests {
 
     #[test]
     fn a_linear_factor_and_frequency_factors_both_count() {
+        covers!("LLAMA2-ROPE-003");
         let factors = crate::gguf::test_model::RopeScaling::FreqFactors(vec![1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 8.0, 8.0]);
         let plain = TestModel { rope_scaling: factors, ..TestModel::default() };
         let slowed = plain.clone().with_key("llama.rope.scaling.type", "linear");

@@ -84,7 +84,10 @@ impl Decoder {
         let step = Step { ctx: Ctx { pool: &self.pool, isa: self.isa }, config: &self.config, batch };
         let (weights, ws) = (&self.weights, &mut self.workspace);
         let rows = batch.num_rows();
-        assert!(rows <= ws.max_rows && batch.logits_rows.len() <= ws.max_logits_rows, "batch larger than the workspace");
+        assert!(
+            rows <= ws.max_rows && batch.logits_rows.len() <= ws.max_logits_rows,
+            "batch larger than the workspace"
+        );
         step.embed(weights, ws);
         for (table, cos_sin) in [(&weights.rope, &mut ws.cos_sin), (&weights.local_rope, &mut ws.local_cos_sin)] {
             if let Some(table) = table {

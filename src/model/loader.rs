@@ -148,13 +148,7 @@ impl<'a> Loader<'a> {
     }
 
     /// The matrices of a tensor `[count, n, k]`.
-    fn stacked(
-        &mut self,
-        name: &str,
-        count: usize,
-        n: usize,
-        k: usize,
-    ) -> Result<Vec<PackedMatrix>, WeightsError> {
+    fn stacked(&mut self, name: &str, count: usize, n: usize, k: usize) -> Result<Vec<PackedMatrix>, WeightsError> {
         let tensor = self.tensor(name, &[k, n, count])?;
         let each = (tensor.data.len() / count).max(1);
         let matrices = tensor.data.chunks_exact(each).take(count).map(|data| pack(name, &tensor, n, k, data));
@@ -256,7 +250,8 @@ impl<'a> Loader<'a> {
         let mut count = 0;
         for tensor in unused {
             let name = tensor.name.as_str();
-            if name.ends_with(".bias") || name.contains("_exps") || name.contains("_norm.") || name.ends_with(".scale") {
+            if name.ends_with(".bias") || name.contains("_exps") || name.contains("_norm.") || name.ends_with(".scale")
+            {
                 return Err(WeightsError::Unsupported(name.into()));
             }
             count += 1;

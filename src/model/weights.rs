@@ -186,11 +186,7 @@ fn rope(loader: &mut Loader<'_>, config: &ModelConfig) -> Result<Option<RopeTabl
     let table = RopeTable::new(config.rope_dim, config.rope_theta, &config.rope_scaling)?;
     let mut table = table.with_magnitude(config.rope_magnitude);
     let long = config.longest_sequence > config.original_context;
-    let sets = [
-        ("rope_freqs.weight", true),
-        ("rope_factors_long.weight", long),
-        ("rope_factors_short.weight", !long),
-    ];
+    let sets = [("rope_freqs.weight", true), ("rope_factors_long.weight", long), ("rope_factors_short.weight", !long)];
     for (name, counts) in sets {
         let factors = loader.optional_vector(name, config.rope_dim / 2)?;
         if let Some(factors) = factors.filter(|_| counts) {
@@ -202,8 +198,7 @@ fn rope(loader: &mut Loader<'_>, config: &ModelConfig) -> Result<Option<RopeTabl
 
 fn local_rope(config: &ModelConfig) -> Result<Option<RopeTable>, WeightsError> {
     let theta = config.description.window.as_ref().and_then(|window| window.rope_theta);
-    let table = theta.filter(|_| config.rope_dim > 0).map(|theta| {
-        RopeTable::new(config.rope_dim, theta, &RopeScaling::None)
-    });
+    let table =
+        theta.filter(|_| config.rope_dim > 0).map(|theta| RopeTable::new(config.rope_dim, theta, &RopeScaling::None));
     Ok(table.transpose()?)
 }

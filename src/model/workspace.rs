@@ -126,8 +126,8 @@ impl Workspace {
     pub fn bytes(c: &ModelConfig, vocab_size: usize, max_rows: usize, max_logits_rows: usize) -> u64 {
         let widths = Widths::of(c);
         let activations = Activations::planned_bytes(max_rows.max(max_logits_rows), widths.widest);
-        let floats = max_rows as u64 * widths.row() as u64
-            + max_logits_rows as u64 * (widths.hidden as u64 + vocab_size as u64);
+        let floats =
+            max_rows as u64 * widths.row() as u64 + max_logits_rows as u64 * (widths.hidden as u64 + vocab_size as u64);
         4 * floats + activations
     }
 }

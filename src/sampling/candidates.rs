@@ -99,6 +99,7 @@ mod tests {
 
     #[test]
     fn smp_3_select_best_equals_sorting_all() {
+        covers!("SMP-3");
         let mut best = Vec::new();
         for len in [1, 2, 63, 64, 65, 1000, 32_000] {
             let logits = logits(len);
@@ -117,6 +118,7 @@ mod tests {
 
     #[test]
     fn smp_3_argmax_is_the_first_of_the_order() {
+        covers!("SMP-3");
         for len in 1..200 {
             let logits = logits(len);
             let first =
@@ -127,6 +129,7 @@ mod tests {
 
     #[test]
     fn smp_10_sanity_is_seen_at_every_place() {
+        covers!("SMP-10");
         for len in 1..70 {
             for place in 0..len {
                 for bad in [f32::NAN, f32::INFINITY] {

@@ -68,6 +68,7 @@ mod tests {
 
     #[test]
     fn smp_9_exp_is_close_to_the_standard_one() {
+        covers!("SMP-9");
         let bound = 2f64.powi(-51);
         for i in 0..=708_000 {
             let x = -f64::from(i) / 1000.0;
@@ -82,6 +83,7 @@ mod tests {
 
     #[test]
     fn smp_9_exp_at_the_ends() {
+        covers!("SMP-9");
         assert_eq!(exp(0.0), 1.0);
         assert_eq!(exp(-0.0), 1.0);
         assert_eq!(exp(-708.5), 0.0);
@@ -91,6 +93,7 @@ mod tests {
 
     #[test]
     fn smp_9_ln_is_close_to_the_standard_one() {
+        covers!("SMP-9");
         assert_eq!(ln(1.0), 0.0);
         for i in 1..200_000 {
             let x = f64::from(i) * 0.7;

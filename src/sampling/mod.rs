@@ -1,7 +1,7 @@
 //! From a row of logits to a token: modify, then choose.
 //!
 //! Pure, and exact: order of processors, order of sums, rounding and the random stream are defined in
-//! `specs/sampling.md`, so that a seed means the same text on every machine and in every version.
+//! `specs/05_SAMPLING.md`, so that a seed means the same text on every machine and in every version.
 
 mod candidates;
 mod logprobs;

@@ -98,3 +98,43 @@ fn clear_counts(ids: &[TokenId], counts: &mut [u32]) {
 fn keep_finite(old: f32, new: f32) -> f32 {
     if old == f32::NEG_INFINITY { old } else { new.clamp(f32::MIN, f32::MAX) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampling::params::SequenceParams;
+    use std::str::FromStr;
+
+    /// The cell, or what is off.
+    fn cell<T: FromStr<Err: std::fmt::Debug>>(row: &crate::spec::table::Row, column: &str, off: T) -> T {
+        if row.text(column).is_empty() { off } else { row.get(column) }
+    }
+
+    #[test]
+    fn smp_2_logits_change_as_the_table_says() {
+        covers!("SMP-2");
+        for cells in crate::spec::table("SMP-2").rows() {
+            let mut params = SequenceParams::default();
+            params.stopping.min_tokens = cell(&cells, "min_tokens", 0);
+            let bias = cells.list::<String>("bias");
+            let entry = |text: &String| text.split_once(':').map(|(id, l)| (id.parse().unwrap(), l.parse().unwrap()));
+            params.sampling.logit_bias = bias.iter().filter_map(entry).collect();
+            params.sampling.repetition_penalty = cell(&cells, "repetition", 1.0);
+            params.sampling.repetition_window = cell(&cells, "window", 0);
+            params.sampling.presence_penalty = cell(&cells, "presence", 0.0);
+            params.sampling.frequency_penalty = cell(&cells, "frequency", 0.0);
+            let row = Row {
+                logits: &[0.5, 4.0, 3.0, -1.0, 2.0, 1.0],
+                params: &params,
+                eog_ids: &[1],
+                tokens: &[0, 2, 2, 4, 4],
+                num_prompt_tokens: 2,
+                sequence_index: 0,
+            };
+            let mut scratch = Scratch::default();
+            apply(&row, &mut scratch);
+            assert_eq!(scratch.logits, cells.list::<f32>("logits"), "{params:?}");
+            assert!(!change_nothing(&row) || scratch.logits == row.logits, "{params:?}");
+        }
+    }
+}

@@ -52,7 +52,7 @@ pub struct Scratch {
     weights: Vec<f64>,
 }
 
-/// Chooses the token that follows `row.tokens`. Exactly `specs/sampling.md`.
+/// Chooses the token that follows `row.tokens`. Exactly `specs/05_SAMPLING.md`.
 pub fn sample(row: &Row, scratch: &mut Scratch) -> Result<Sampled, SampleError> {
     if !candidates::are_sane(row.logits) {
         return Err(SampleError::NonFiniteLogits);
@@ -171,4 +171,47 @@ fn draw(ids: &[TokenId], weights: &[f64], u: f64) -> TokenId {
         }
     }
     unreachable!("SMP-6: u {u} is below 1 and the weights sum to {sum}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 5] = [2.0, 1.0, 3.0, 0.0, 3.0];
+
+    /// The candidates that are left, and their weights.
+    fn left(params: &SequenceParams) -> (Vec<TokenId>, Vec<f64>) {
+        let row = Row { logits: &LOGITS, params, eog_ids: &[], tokens: &[0], num_prompt_tokens: 1, sequence_index: 0 };
+        let mut scratch = Scratch::default();
+        let token = sample(&row, &mut scratch).unwrap().token;
+        if scratch.ids.is_empty() { (vec![token], vec![1.0]) } else { (scratch.ids, scratch.weights) }
+    }
+
+    #[test]
+    fn smp_4_weights_are_those_of_the_table() {
+        covers!("SMP-4");
+        for row in crate::spec::table("SMP-4").rows() {
+            let mut params = SequenceParams::default();
+            params.sampling.temperature = row.get("temperature");
+            let (ids, weights) = left(&params);
+            assert_eq!(ids, [0, 1, 2, 3, 4]);
+            for (found, expected) in weights.iter().zip(row.list::<f64>("weights")) {
+                // SMP-9, and half a unit of the number that the table prints.
+                assert!((found / expected - 1.0).abs() <= 2f64.powi(-51) + 2f64.powi(-53), "{found} for {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn smp_5_filters_leave_what_the_table_says() {
+        covers!("SMP-5");
+        for row in crate::spec::table("SMP-5").rows() {
+            let mut params = SequenceParams::default();
+            params.sampling.temperature = row.get("temperature");
+            params.sampling.top_k = row.get("top_k");
+            params.sampling.top_p = row.get("top_p");
+            params.sampling.min_p = row.get("min_p");
+            assert_eq!(left(&params).0, row.list::<TokenId>("left"), "{params:?}");
+        }
+    }
 }

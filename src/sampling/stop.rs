@@ -37,16 +37,23 @@ mod tests {
 
     #[test]
     fn smp_11_stop_before_length_before_context() {
-        let params = StopParams { max_tokens: 4, stop_token_ids: vec![7], ..StopParams::default() };
-        assert_eq!(reason(2, 4, 10, &params), Some(FinishReason::Stop));
-        assert_eq!(reason(7, 1, 5, &params), Some(FinishReason::Stop));
-        assert_eq!(reason(5, 4, 10, &params), Some(FinishReason::Length));
-        assert_eq!(reason(5, 3, 10, &params), Some(FinishReason::ContextLimit));
-        assert_eq!(reason(5, 3, 9, &params), None);
+        covers!("SMP-11");
+        for row in crate::spec::table("SMP-11").rows() {
+            let params = StopParams {
+                max_tokens: 4,
+                stop_token_ids: row.list("stop_ids"),
+                ignore_eos: row.get("ignore_eos"),
+                ..StopParams::default()
+            };
+            let found = reason(row.get("token"), row.get("generated"), row.get("known"), &params);
+            let found = found.map_or(String::new(), |reason| format!("{reason:?}"));
+            assert_eq!(found, row.text("end"), "token {} of {}", row.text("token"), row.text("known"));
+        }
     }
 
     #[test]
     fn smp_11_ignore_eos_leaves_stop_ids() {
+        covers!("SMP-11");
         let params = StopParams { ignore_eos: true, stop_token_ids: vec![7], ..StopParams::default() };
         assert_eq!(reason(2, 1, 5, &params), None);
         assert_eq!(reason(7, 1, 5, &params), Some(FinishReason::Stop));

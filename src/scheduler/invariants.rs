@@ -1,4 +1,4 @@
-//! The properties of the scheduler's state that hold between steps. Ids as in `specs/scheduler.md`.
+//! The properties of the scheduler's state that hold between steps. Ids as in `specs/03_BATCHED_SCHEDULER.md`.
 
 use super::{BlockPool, SchedulerConfig, Sequence};
 use crate::types::BlockId;

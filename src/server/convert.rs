@@ -211,3 +211,37 @@ fn unbuilt_fields(request: &GenerateRequest, violations: &mut Violations) -> Vec
     want("tenant", !request.tenant.is_empty());
     unbuilt
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_46_what_a_request_leaves_out_has_its_default() {
+        covers!("API-46");
+        let request = GenerateRequest { prompt: Some(Prompt::Text("x".into())), ..GenerateRequest::default() };
+        let Ok(Checked { n, prompt, params, .. }) = check(request, 10) else { panic!("a good request") };
+        let CheckedPrompt::Text { add_special, parse_special, .. } = prompt else { panic!("a text") };
+        let (sampling, stopping) = (&params.sampling, &params.stopping);
+        for row in crate::spec::table("API-46").rows() {
+            let found = match row.text("field") {
+                "n" => n.to_string(),
+                "add_special" => add_special.to_string(),
+                "parse_special" => parse_special.to_string(),
+                "sampling.temperature" => sampling.temperature.to_string(),
+                "sampling.top_k" => sampling.top_k.to_string(),
+                "sampling.top_p" => sampling.top_p.to_string(),
+                "sampling.min_p" => sampling.min_p.to_string(),
+                "sampling.repetition_penalty" => sampling.repetition_penalty.to_string(),
+                "sampling.repetition_window" => sampling.repetition_window.to_string(),
+                "sampling.presence_penalty" => sampling.presence_penalty.to_string(),
+                "sampling.frequency_penalty" => sampling.frequency_penalty.to_string(),
+                "stopping.max_tokens" => stopping.max_tokens.to_string(),
+                "stopping.min_tokens" => stopping.min_tokens.to_string(),
+                "stopping.ignore_eos" => stopping.ignore_eos.to_string(),
+                other => panic!("no field {other}"),
+            };
+            assert_eq!(found, row.text("default"), "{}", row.text("field"));
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! The table of errors: which status, which reason (`specs/api.md`). Every status but tonic's own is made here.
+//! The table of errors: which status, which reason (`specs/06_GRPC_API.md`). Every status but tonic's own is made here.
 
 use crate::engine::request::{RequestError, Stage};
 use crate::text::EncodeError;
@@ -163,5 +163,66 @@ pub(crate) fn code_name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn every_status() -> Vec<Status> {
+        let limits = RequestError::KvCapacity { needed: 2, available: 1 };
+        let context = RequestError::ContextExceeded { prompt_tokens: 9, limit: 8 };
+        let errors = [
+            RequestError::QueueFull { retry_after_ms: 1 },
+            RequestError::DeadlineUnmeetable { retry_after_ms: 1 },
+            RequestError::DuplicateId,
+            RequestError::Draining,
+            context,
+            limits,
+            RequestError::DeadlineExceeded(Stage::Queue),
+            RequestError::DeadlineExceeded(Stage::Prefill),
+            RequestError::DeadlineExceeded(Stage::Decode),
+            RequestError::Aborted,
+            RequestError::SlowConsumer,
+            RequestError::AllMasked,
+            RequestError::NonFiniteLogits,
+            RequestError::SequencePanic,
+            RequestError::EngineFault,
+            RequestError::EngineRestart,
+        ];
+        let others = [
+            invalid_field("n", "is bad"),
+            unimplemented(&["tenant"]),
+            loading(),
+            draining(),
+            model_not_found("x"),
+            request_not_found(),
+            message_too_large(1),
+            message_too_slow(),
+            response_too_large(1),
+            slow_consumer(),
+            sequence_panic(),
+        ];
+        errors.iter().map(of).chain(others).collect()
+    }
+
+    #[test]
+    fn api_45_statuses_and_reasons_are_those_of_the_table() {
+        covers!("API-45");
+        let table = crate::spec::table("API-45");
+        let expected: BTreeSet<(String, String)> = table
+            .rows()
+            .flat_map(|row| {
+                row.list::<String>("reasons").into_iter().map(move |reason| (row.text("status").to_owned(), reason))
+            })
+            .collect();
+        let found = every_status().into_iter().map(|status| {
+            let info = status.get_details_error_info().expect("ErrorInfo");
+            assert_eq!(info.domain, DOMAIN);
+            (code_name(status.code()).to_owned(), info.reason)
+        });
+        assert_eq!(found.collect::<BTreeSet<_>>(), expected);
     }
 }

@@ -19,3 +19,6 @@ pub use detokenizer::Detokenizer;
 pub use error::{EncodeError, TokenizerError};
 pub use stop_strings::{MAX_STOP_BYTES, MAX_STOP_STRINGS, StopOutput, StopStrings, StopStringsError};
 pub use tokenizer::Tokenizer;
+
+#[cfg(test)]
+mod tests;

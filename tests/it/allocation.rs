@@ -53,6 +53,7 @@ unsafe impl GlobalAlloc for Counting {
 
 #[test]
 fn law_6_a_warm_decode_step_allocates_nothing() {
+    covers!("LAW-6", "ARCH-9");
     for isa in isas() {
         for (weight_type, second_type, kv_type, block_size) in [
             (WeightType::F32, None, KvType::F16, 32),

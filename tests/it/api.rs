@@ -1,4 +1,4 @@
-//! The gRPC interface, over a real connection (`specs/api.md`).
+//! The gRPC interface, over a real connection (`specs/06_GRPC_API.md`).
 
 use crate::support::client::{
     MODEL_NAME, Options, TestServer, assert_status, greedy_ids, named, reason, request, text_of, tokenizer,
@@ -28,6 +28,7 @@ fn response(request: &mut GenerateRequest) -> &mut ResponseOptions {
 /// API-1, API-2, API-3: order of events, the text, the counts.
 #[tokio::test]
 async fn a_stream_brings_what_the_model_says() {
+    covers!("API-1", "API-2", "API-3", "LAW-2");
     let server = TestServer::start(Options::default()).await;
     let ids = greedy_ids(&PROMPT, 20);
     let mut wanted = named("mine", &PROMPT, 20);
@@ -50,9 +51,9 @@ async fn a_stream_brings_what_the_model_says() {
     server.at_rest().await;
 }
 
-/// API-4.
 #[tokio::test]
 async fn complete_gives_what_generate_gives() {
+    covers!("API-4");
     let server = TestServer::start(Options::default()).await;
     let mut wanted = request(&PROMPT, 17);
     wanted.n = Some(3);
@@ -72,6 +73,7 @@ async fn complete_gives_what_generate_gives() {
 /// API-5: siblings differ, and do not change each other.
 #[tokio::test]
 async fn sequences_of_a_request_are_independent() {
+    covers!("API-5");
     let server = TestServer::start(Options::default()).await;
     let mut wanted = request(&PROMPT, 12);
     wanted.sampling = Some(SamplingParams { seed: Some(5), ..Default::default() });
@@ -86,6 +88,7 @@ async fn sequences_of_a_request_are_independent() {
 /// API-6: a missing seed is drawn and told; the same seed gives the same text.
 #[tokio::test]
 async fn a_drawn_seed_can_be_used_again() {
+    covers!("API-6", "DET-2");
     let server = TestServer::start(Options::default()).await;
     let mut wanted = request(&PROMPT, 12);
     wanted.sampling = None;
@@ -100,6 +103,7 @@ async fn a_drawn_seed_can_be_used_again() {
 /// API-7: a stop string that begins in one token and ends in another.
 #[tokio::test]
 async fn stop_strings_are_found_across_tokens() {
+    covers!("API-7");
     let server = TestServer::start(Options::default()).await;
     let ids = greedy_ids(&PROMPT, 40);
     let text = text_of(&ids);
@@ -131,6 +135,7 @@ async fn stop_strings_are_found_across_tokens() {
 /// API-7: the engine computes no further than the step after the stop string.
 #[tokio::test]
 async fn a_stop_string_ends_the_computation() {
+    covers!("API-7");
     let gate = crate::support::client::Gate::default();
     let server = TestServer::start(Options { gate: Some(gate.clone()), ..Default::default() }).await;
     let ids = greedy_ids(&PROMPT, 40);
@@ -163,6 +168,7 @@ async fn a_stop_string_ends_the_computation() {
 /// API-8: stop tokens end a sequence and are not part of the text, unless asked for.
 #[tokio::test]
 async fn stop_tokens_end_a_sequence() {
+    covers!("API-8");
     let server = TestServer::start(Options::default()).await;
     let ids = greedy_ids(&PROMPT, 30);
     let (place, &stop) = ids.iter().enumerate().skip(5).find(|(i, id)| !ids[..*i].contains(id)).expect("a new token");
@@ -188,9 +194,9 @@ async fn a_full_context_ends_a_sequence() {
     assert_eq!(completion.text(), text_of(&greedy_ids(&PROMPT, 15)));
 }
 
-/// API-9.
 #[tokio::test]
 async fn echo_begins_the_text_with_the_prompt() {
+    covers!("API-9");
     let server = TestServer::start(Options::default()).await;
     let mut wanted = request(&PROMPT, 5);
     wanted.n = Some(2);
@@ -207,6 +213,7 @@ async fn echo_begins_the_text_with_the_prompt() {
 /// API-10: a text is encoded as the model's file says, `<s>` in it is text, and an empty one is BOS alone.
 #[tokio::test]
 async fn texts_are_encoded_as_asked() {
+    covers!("API-10");
     let server = TestServer::start(Options::default()).await;
     for (text, add_special, parse_special) in
         [("hello there", None, None), ("", None, None), ("<s>x", None, Some(true)), ("<s>x", Some(false), None)]
@@ -243,6 +250,7 @@ async fn a_long_text_is_encoded_like_a_short_one() {
 /// API-11: log-probabilities come with the tokens, best first, and only when asked for.
 #[tokio::test]
 async fn log_probabilities_are_the_models_own() {
+    covers!("API-11");
     let server = TestServer::start(Options::default()).await;
     let mut wanted = request(&PROMPT, 3);
     response(&mut wanted).top_logprobs = Some(3);
@@ -263,6 +271,7 @@ async fn log_probabilities_are_the_models_own() {
 /// API-12: each delta is what is new, on whole characters, and comes while the next token is still to be computed.
 #[tokio::test]
 async fn deltas_come_as_the_tokens_do() {
+    covers!("API-2", "API-12");
     let gate = crate::support::client::Gate::default();
     let server = TestServer::start(Options { gate: Some(gate.clone()), ..Default::default() }).await;
     let mut wanted = request(&PROMPT, 3);
@@ -321,6 +330,7 @@ async fn control_tells_what_the_server_is() {
 /// API-13: health follows the model's life.
 #[tokio::test]
 async fn nothing_is_served_before_the_model_is_there() {
+    covers!("API-13");
     let server = TestServer::start_loading(Options::default()).await;
     let mut health = HealthClient::new(server.channel.clone());
     for service in ["", "llorch.v1.Inference"] {

@@ -1,4 +1,4 @@
-//! Requests that end before their time, at every stage: the right status, and every block back (`specs/api.md`).
+//! Requests that end before their time, at every stage: the right status, and every block back (`specs/06_GRPC_API.md`).
 
 use crate::support::client::{
     Gate, Options, Stream, TestServer, assert_status, eventually, greedy_ids, named, request, text_of,
@@ -33,6 +33,7 @@ fn cancelled(server: &TestServer, stage: &str) -> f64 {
 /// API-30: whoever leaves the queue is never computed.
 #[tokio::test]
 async fn a_client_that_leaves_the_queue() {
+    covers!("API-30", "LAW-3");
     let gate = Gate::default();
     let server = TestServer::start(narrow(&gate)).await;
     let running = server.generate(request(&PROMPT, 5)).await.expect("accepted");
@@ -52,6 +53,7 @@ async fn a_client_that_leaves_the_queue() {
 /// API-30: within one step.
 #[tokio::test]
 async fn a_client_that_leaves_during_the_prefill() {
+    covers!("API-30");
     let gate = Gate::default();
     let server = TestServer::start(narrow(&gate)).await;
     let stream = server.generate(request(&PROMPT, 5)).await.expect("accepted");
@@ -68,6 +70,7 @@ async fn a_client_that_leaves_during_the_prefill() {
 /// API-30.
 #[tokio::test]
 async fn a_client_that_leaves_during_the_decode() {
+    covers!("API-30");
     let gate = Gate::default();
     let server = TestServer::start(narrow(&gate)).await;
     let mut wanted = request(&PROMPT, 100);
@@ -88,6 +91,7 @@ async fn a_client_that_leaves_during_the_decode() {
 /// API-30: a unary call, too.
 #[tokio::test]
 async fn a_client_that_leaves_a_complete() {
+    covers!("API-30");
     let gate = Gate::default();
     let server = TestServer::start(narrow(&gate)).await;
     let mut client = server.inference();
@@ -103,6 +107,7 @@ async fn a_client_that_leaves_a_complete() {
 /// API-31.
 #[tokio::test]
 async fn abort_ends_a_request_by_its_id() {
+    covers!("API-31");
     let gate = Gate::default();
     let server = TestServer::start(narrow(&gate)).await;
     let running = server.generate(named("running", &PROMPT, 50)).await.expect("accepted");
@@ -124,6 +129,7 @@ async fn abort_ends_a_request_by_its_id() {
 /// API-32: an id is taken as long as its request is in flight, and no longer.
 #[tokio::test]
 async fn an_id_in_flight_is_taken() {
+    covers!("API-32");
     let gate = Gate::default();
     let server = TestServer::start(narrow(&gate)).await;
     let first = server.generate(named("mine", &PROMPT, 2)).await.expect("accepted");
@@ -144,6 +150,7 @@ async fn with_timeout(server: &TestServer, wanted: GenerateRequest, timeout: Dur
 /// API-33: the deadline is kept although the engine is busy with a step.
 #[tokio::test]
 async fn a_deadline_that_passes_in_the_queue() {
+    covers!("API-33");
     let gate = Gate::default();
     let server = TestServer::start(narrow(&gate)).await;
     let running = server.generate(request(&PROMPT, 5)).await.expect("accepted");
@@ -159,6 +166,7 @@ async fn a_deadline_that_passes_in_the_queue() {
 /// API-33.
 #[tokio::test]
 async fn a_deadline_that_passes_in_the_prefill() {
+    covers!("API-33");
     let gate = Gate::default();
     let server = TestServer::start(narrow(&gate)).await;
     let stream = with_timeout(&server, request(&PROMPT, 5), Duration::from_secs(2)).await;
@@ -172,6 +180,7 @@ async fn a_deadline_that_passes_in_the_prefill() {
 /// API-33: what was sent before stays valid.
 #[tokio::test]
 async fn a_deadline_that_passes_in_the_decode() {
+    covers!("API-33");
     let gate = Gate::default();
     let server = TestServer::start(narrow(&gate)).await;
     let mut stream = with_timeout(&server, request(&PROMPT, 50), Duration::from_secs(2)).await;
@@ -188,6 +197,7 @@ async fn a_deadline_that_passes_in_the_decode() {
 /// API-34: NaN in one sequence ends that one alone.
 #[tokio::test]
 async fn a_sequence_with_nan_logits_fails_alone() {
+    covers!("API-34", "LAW-4");
     let server = TestServer::start(Options { nan_token: Some(200), ..Default::default() }).await;
     let control = server.generate(request(&PROMPT, 60)).await.expect("accepted");
     let poisoned = server.generate(request(&[1, 200, 70], 60)).await.expect("accepted");
@@ -201,6 +211,7 @@ async fn a_sequence_with_nan_logits_fails_alone() {
 /// API-35: a panic in the forward pass fails what it had in hand; what waited may be tried again; the server lives.
 #[tokio::test]
 async fn a_panic_in_a_step_does_not_end_the_server() {
+    covers!("API-35", "LAW-4");
     let gate = Gate::default();
     let server = TestServer::start(Options { panic_token: Some(200), ..narrow(&gate) }).await;
     let broken = server.generate(request(&[1, 200, 70], 5)).await.expect("accepted");
@@ -226,6 +237,7 @@ async fn a_panic_in_a_step_does_not_end_the_server() {
 /// API-35: a server whose engine fails again and again takes nothing any more.
 #[tokio::test]
 async fn an_engine_that_keeps_failing_is_given_up() {
+    covers!("API-35");
     let server = TestServer::start(Options { panic_token: Some(200), ..Default::default() }).await;
     for _ in 0..4 {
         let broken = server.generate(request(&[1, 200, 70], 5)).await.expect("accepted");

@@ -85,6 +85,7 @@ fn grown(before: &str, after: &str, name: &str) -> f64 {
 
 #[tokio::test]
 async fn streams_that_share_every_step_equal_their_solo_runs() {
+    covers!("LAW-1");
     let (before, after) = compare(&["--max-num-seqs", "64"]).await;
     let steps = grown(&before, &after, "llorch_step_sequences_count");
     let mean = grown(&before, &after, "llorch_step_sequences_sum") / steps;
@@ -94,6 +95,7 @@ async fn streams_that_share_every_step_equal_their_solo_runs() {
 
 #[tokio::test]
 async fn streams_that_preempt_each_other_equal_their_solo_runs() {
+    covers!("LAW-1");
     let flags = ["--max-num-seqs", "64", "--block-size", "4", "--kv-cache", "256KiB"];
     let (before, after) = compare(&flags).await;
     assert!(grown(&before, &after, "llorch_preemptions_total") > 0.0, "the pool was meant to be too small");

@@ -73,6 +73,7 @@ fn a_step_without_work_does_nothing() {
 
 #[test]
 fn the_context_ends_a_sequence() {
+    covers!("GPT2-EMB-003", "GPT2-LOOP-002", "LLAMA2-EMB-003", "LLAMA2-LOOP-002");
     let mut engine = fake_engine(SchedulerConfig { max_model_len: 8, ..limits() }, vec![], VOCAB);
     engine.submit(SeqId(1), new_sequence(&[1, 2, 3], params(u32::MAX))).unwrap();
     let (tokens, end) = tokens_of(&run(&mut engine), SeqId(1));

@@ -126,6 +126,7 @@ fn explore(config: SchedulerConfig, requests: &[Kind]) -> (usize, usize) {
 
 #[test]
 fn sch_1_to_8_hold_in_every_state_of_tiny_pools() {
+    covers!("SCH-1", "SCH-2", "SCH-3", "SCH-4", "SCH-5", "SCH-6", "SCH-7", "SCH-8");
     let (mut num_states, mut num_preempted) = (0, 0);
     for i in 0..KINDS.len().pow(3) {
         let requests = [KINDS[i % 5], KINDS[i / 5 % 5], KINDS[i / 25]];

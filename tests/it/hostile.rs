@@ -120,6 +120,7 @@ fn send_garbage(address: SocketAddr) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_neighbours_change_no_byte_and_keep_no_block() {
+    covers!("LAW-1", "LAW-3", "LAW-4");
     let (_directory, path) = model_file();
     let mut process = Process::start(&path, &["--max-num-seqs", "8", "--max-queued", "64"]);
     process.ready();

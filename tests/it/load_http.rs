@@ -69,6 +69,7 @@ fn events(body: &Value, shown: u32, said: u32) -> Vec<String> {
 /// LOAD-1 and LOAD-11: the plan arrives whole in both interfaces, and the tokens are counted wherever packets end.
 #[tokio::test]
 async fn the_plan_arrives_and_is_counted_however_packets_are_cut() {
+    covers!("LOAD-1", "LOAD-11");
     for scheme in SCHEMES {
         for size in [1, 7, 64, 1 << 20] {
             let answer = move |_, body: &Value| Answer::events(&events(body, 5, 5)).cut_into(size);
@@ -98,6 +99,7 @@ async fn the_plan_arrives_and_is_counted_however_packets_are_cut() {
 /// LOAD-12: each way in which an answer can be bad has its own name, and the run goes on.
 #[tokio::test]
 async fn bad_answers_are_told_apart() {
+    covers!("LOAD-12");
     for scheme in SCHEMES {
         let answer = |number: usize, body: &Value| {
             let good = Answer::events(&events(body, 5, 5));
@@ -131,6 +133,7 @@ async fn bad_answers_are_told_apart() {
 /// LOAD-12: a server that is gone in the middle of a run.
 #[tokio::test]
 async fn a_lost_server_fails_the_requests() {
+    covers!("LOAD-12");
     let answer = |_, body: &Value| Answer::events(&events(body, 5, 5)).ending(End::Cut);
     let server = HttpServer::start(models(VOCAB_SIZE), answer).await;
     let tester = Tester::new(&server, "http+llama", workload(4)).await;
@@ -148,6 +151,7 @@ async fn a_lost_server_fails_the_requests() {
 /// LOAD-13: the server's own count is the one that counts, and a difference from what was shown is told.
 #[tokio::test]
 async fn the_servers_count_is_believed_and_differences_are_told() {
+    covers!("LOAD-13");
     for scheme in SCHEMES {
         let answer = |number: usize, body: &Value| Answer::events(&events(body, 3 + number as u32 % 3, 5));
         let server = HttpServer::start(models(VOCAB_SIZE), answer).await;
@@ -164,6 +168,7 @@ async fn the_servers_count_is_believed_and_differences_are_told() {
 /// LOAD-10: a server that stops before the tokens asked for makes a run that means something else.
 #[tokio::test]
 async fn other_lengths_are_said_in_every_report() {
+    covers!("LOAD-10");
     let answer = |number: usize, body: &Value| {
         let tokens = if number < 2 { 4 } else { 5 };
         Answer::events(&events(body, tokens, tokens))
@@ -182,6 +187,7 @@ async fn other_lengths_are_said_in_every_report() {
 /// LOAD-4: a cancellation and a deadline close the connection, which is how an HTTP server learns of them.
 #[tokio::test]
 async fn cancellations_and_deadlines_close_the_connection() {
+    covers!("LOAD-4");
     for scheme in SCHEMES {
         let answer = |_, body: &Value| Answer::events(&events(body, 4, 5)[..4]).ending(End::Hold);
         let server = HttpServer::start(models(VOCAB_SIZE), answer).await;
@@ -202,6 +208,7 @@ async fn cancellations_and_deadlines_close_the_connection() {
 /// LOAD-5: without token ids the text decides.
 #[tokio::test]
 async fn transparency_is_checked_on_text() {
+    covers!("LOAD-5");
     let answer = |number: usize, body: &Value| {
         let mut events = events(body, 5, 5);
         if number == 12 {
@@ -220,6 +227,7 @@ async fn transparency_is_checked_on_text() {
 /// LOAD-9: the command says what it needs, and runs where it has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_asks_for_what_the_server_does_not_tell() {
+    covers!("LOAD-9");
     let bench = async |server: &HttpServer, more: &[&str]| {
         let mut bench = command();
         bench.args(["bench", "serve", "--concurrency", "2", "--requests", "6", "--gen-tokens", "5"]).args(more);

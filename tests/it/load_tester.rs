@@ -47,6 +47,7 @@ const FAST: Load = Load::Open { rate: 2000.0, arrivals: Arrivals::Gamma { bursti
 /// LOAD-1: what is counted is what the model gave, in both loops.
 #[tokio::test]
 async fn every_request_and_token_is_counted() {
+    covers!("LOAD-1");
     let server = TestServer::start(Options::default()).await;
     for load in [Load::Closed { concurrency: 5 }, FAST] {
         let tester = Tester::new(&server, load, workload(40)).await;
@@ -75,6 +76,7 @@ async fn every_request_and_token_is_counted() {
 /// wait from then. A closed loop shows the stall once for each place.
 #[tokio::test]
 async fn a_stalled_server_is_not_left_out() {
+    covers!("LOAD-2");
     let gate = Gate::default();
     let server = TestServer::start(Options { gate: Some(gate.clone()), ..Options::default() }).await;
     let load = Load::Open { rate: 100.0, arrivals: Arrivals::Constant };
@@ -99,6 +101,7 @@ async fn a_stalled_server_is_not_left_out() {
 /// LOAD-3.
 #[tokio::test]
 async fn a_closed_loop_keeps_its_concurrency() {
+    covers!("LOAD-3");
     let gate = Gate::default();
     let server = TestServer::start(Options { gate: Some(gate.clone()), ..Options::default() }).await;
     let tester = Tester::new(&server, Load::Closed { concurrency: 3 }, workload(10)).await;
@@ -113,6 +116,7 @@ async fn a_closed_loop_keeps_its_concurrency() {
 /// LOAD-4: cancellations and deadlines come as planned and are told apart from failures.
 #[tokio::test]
 async fn cancellations_and_failures_are_told_apart() {
+    covers!("LOAD-4");
     let gate = Gate::default();
     let server = TestServer::start(Options { gate: Some(gate.clone()), ..Options::default() }).await;
     gate.open();
@@ -138,6 +142,7 @@ async fn cancellations_and_failures_are_told_apart() {
 /// LOAD-5: sending again finds no difference where there is none, and one where there is.
 #[tokio::test]
 async fn transparency_is_checked() {
+    covers!("LOAD-5");
     let server = TestServer::start(Options::default()).await;
     let planned = Workload { sampling: SamplingMix::Mixed, ..workload(30) };
     let tester = Tester::new(&server, FAST, planned).await;
@@ -155,6 +160,7 @@ async fn transparency_is_checked() {
 /// LOAD-6: goodput counts requests that kept every objective.
 #[tokio::test]
 async fn goodput_counts_what_kept_the_objectives() {
+    covers!("LOAD-6");
     let server = TestServer::start(Options::default()).await;
     let mut tester = Tester::new(&server, Load::Closed { concurrency: 4 }, workload(20)).await;
     let records = tester.run().await;
@@ -172,6 +178,7 @@ async fn goodput_counts_what_kept_the_objectives() {
 /// LOAD-7: the progress is told of every request once.
 #[tokio::test]
 async fn progress_is_told() {
+    covers!("LOAD-7");
     let server = TestServer::start(Options::default()).await;
     let tester = Tester::new(&server, FAST, workload(25)).await;
     let count = Arc::new(AtomicUsize::new(0));
@@ -190,6 +197,7 @@ fn bench(arguments: &[&str]) -> Output {
 /// LOAD-8: the command against a served model; the keys of `vllm bench serve`.
 #[test]
 fn the_command_writes_the_figures() {
+    covers!("LOAD-8");
     let (directory, path) = model_file();
     let mut process = Process::start(&path, &["--max-num-seqs", "8"]);
     process.ready();
@@ -244,6 +252,7 @@ fn the_command_writes_the_figures() {
 /// LOAD-9: what is wrong is one line and an exit code.
 #[test]
 fn wrong_targets_and_flags_have_their_exit_codes() {
+    covers!("LOAD-9");
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
     let nobody = format!("http://{free}");
     let load = ["--concurrency", "1", "--requests", "1"];
@@ -275,6 +284,7 @@ fn wrong_targets_and_flags_have_their_exit_codes() {
 /// LOAD-10: a run that means nothing says so in every report.
 #[tokio::test]
 async fn warnings_are_in_the_reports() {
+    covers!("LOAD-10");
     let server = TestServer::start(Options::default()).await;
     let tester = Tester::new(&server, FAST, workload(40)).await;
     let mut records = tester.run().await;
@@ -295,6 +305,7 @@ async fn warnings_are_in_the_reports() {
 /// LOAD-10: an open loop beyond what the server can do is told in every report, in those of a sweep too.
 #[tokio::test]
 async fn saturation_is_in_the_reports() {
+    covers!("LOAD-10");
     let server = TestServer::start(Options::default()).await;
     let load = Load::Open { rate: 2000.0, arrivals: Arrivals::Constant };
     let tester = Tester::new(&server, load, workload(60)).await;
@@ -334,6 +345,7 @@ async fn saturation_is_in_the_reports() {
 /// LOAD-14: the command runs every point, with prompts of its own, and writes all of them.
 #[test]
 fn the_command_sweeps() {
+    covers!("LOAD-14");
     let (directory, path) = model_file();
     let mut process = Process::start(&path, &["--max-num-seqs", "8"]);
     process.ready();

@@ -2,6 +2,10 @@
 // A test that leaves something out for want of data says so.
 #![allow(clippy::print_stderr)]
 
+#[macro_use]
+#[path = "../spec/mod.rs"]
+mod spec;
+
 mod allocation;
 mod api;
 mod bad_model;
@@ -21,6 +25,7 @@ mod overload;
 mod sampling;
 mod serve;
 mod simulation;
+mod specifications;
 mod support;
 mod threads;
 mod tidy;

@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`: the names of `specs/api.md`, and that they move.
+//! `/metrics`, `/healthz` and `/readyz`: the names of `specs/06_GRPC_API.md`, and that they move.
 
 use crate::support::client::{Gate, Options, TestServer, metric, named, request, tokenizer};
 use llorch_cpud::server::serve_metrics;

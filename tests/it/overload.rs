@@ -1,4 +1,4 @@
-//! More than the server can take: full queues, slow readers, many streams, the end of the process (`specs/api.md`).
+//! More than the server can take: full queues, slow readers, many streams, the end of the process (`specs/06_GRPC_API.md`).
 
 use crate::support::client::{
     Completion, Gate, Options, Stream, TestServer, assert_status, endpoint, eventually, greedy_ids, request, text_of,
@@ -33,6 +33,7 @@ fn one_at_a_time(gate: &Gate) -> Options {
 /// API-40: refused at once, with the advice when to try again; what is in the queue is served.
 #[tokio::test]
 async fn a_full_queue_refuses_at_once() {
+    covers!("API-40", "LAW-5");
     let gate = Gate::default();
     let mut options = one_at_a_time(&gate);
     options.queue.max_queued = 2;
@@ -60,6 +61,7 @@ async fn a_full_queue_refuses_at_once() {
 /// API-40: by prompt tokens, and a request with n counts n times.
 #[tokio::test]
 async fn a_queue_is_full_by_tokens_too() {
+    covers!("API-40");
     let gate = Gate::default();
     let mut options = one_at_a_time(&gate);
     options.queue.max_queued_tokens = 14;
@@ -78,6 +80,7 @@ async fn a_queue_is_full_by_tokens_too() {
 /// API-41: the stream of a client that does not read is cut, its blocks come back, and others do not notice.
 #[tokio::test]
 async fn a_slow_reader_is_cut() {
+    covers!("API-41", "LAW-5");
     let mut options = Options::default();
     options.limits.max_unread_bytes = 500;
     let server = TestServer::start(options).await;
@@ -130,6 +133,7 @@ async fn all_at_once(server: &TestServer, count: u32) -> Vec<Completion> {
 /// API-42, LAW-1: 64 streams at once, each equal to the same request alone; with batching, then with preemption.
 #[tokio::test]
 async fn many_streams_equal_their_solo_outputs() {
+    covers!("API-42", "LAW-1");
     let alone = TestServer::start(Options::default()).await;
     let mut solo = Vec::new();
     for index in 0..64 {
@@ -163,6 +167,7 @@ async fn many_streams_equal_their_solo_outputs() {
 /// API-43: health first, nothing new, what runs finishes, then the server ends.
 #[tokio::test]
 async fn a_drain_lets_requests_finish() {
+    covers!("API-43");
     let gate = Gate::default();
     let mut server = TestServer::start(Options { gate: Some(gate.clone()), ..Default::default() }).await;
     let running = server.generate(request(&PROMPT, 5)).await.expect("accepted");
@@ -192,6 +197,7 @@ async fn a_drain_lets_requests_finish() {
 /// API-43: the second order, or the end of the timeout, ends what still runs.
 #[tokio::test]
 async fn a_drain_can_be_cut_short() {
+    covers!("API-43");
     for by_order in [true, false] {
         let gate = Gate::default();
         let mut options = Options { gate: Some(gate.clone()), ..Default::default() };
@@ -225,6 +231,7 @@ async fn a_drain_can_be_cut_short() {
 /// API-25: what the server gathers for a client has a bound.
 #[tokio::test]
 async fn an_answer_in_one_piece_has_a_bound() {
+    covers!("API-25");
     let mut options = Options::default();
     options.limits.max_response_bytes = 300;
     options.limits.inline_encode_bytes = 100;
@@ -248,6 +255,7 @@ async fn an_answer_in_one_piece_has_a_bound() {
 /// API-44: a connection that begins to speak and stops cannot keep its place.
 #[tokio::test]
 async fn half_a_preface_is_cut_off() {
+    covers!("API-44");
     let mut options = Options::default();
     options.limits.preface_timeout = Duration::from_millis(500);
     let server = TestServer::start(options).await;
@@ -273,6 +281,7 @@ async fn without_message(address: SocketAddr) -> Status {
 /// API-29: a message that does not come, and more of them than there is room for.
 #[tokio::test]
 async fn messages_on_their_way_in_are_bounded() {
+    covers!("API-29");
     let mut options = Options::default();
     options.limits.message_timeout = Duration::from_millis(200);
     let server = TestServer::start(options).await;
@@ -296,6 +305,7 @@ async fn messages_on_their_way_in_are_bounded() {
 /// API-43: an order to stop that comes while the model is loaded holds for the model, too.
 #[tokio::test]
 async fn a_model_that_comes_after_the_order_to_stop_takes_nothing() {
+    covers!("API-43");
     let server = TestServer::start_loading(Options::default()).await;
     // A request whose message never comes keeps the drain waiting.
     let held = tokio::spawn(without_message(server.address));

@@ -1,4 +1,4 @@
-//! `specs/sampling.md` against a slow oracle: sort everything, sum naively, with the standard library's functions.
+//! `specs/05_SAMPLING.md` against a slow oracle: sort everything, sum naively, with the standard library's functions.
 //!
 //! `SMP_SEED=n` runs one seed of the random test, `SMP_SEEDS=n` the first n.
 
@@ -108,6 +108,7 @@ fn random_params(random: &mut Random, vocab: u32) -> SequenceParams {
 
 #[test]
 fn smp_2_to_6_equal_the_oracle() {
+    covers!("SMP-2", "SMP-3", "SMP-4", "SMP-5", "SMP-6");
     let mut scratch = Scratch::default();
     for seed in seeds("SMP_SEED", "SMP_SEEDS", 4000) {
         let _replay = Replay { variable: "SMP_SEED", seed };
@@ -130,6 +131,7 @@ fn smp_2_to_6_equal_the_oracle() {
 
 #[test]
 fn smp_1_temperature_0_and_top_k_1_are_argmax_with_ties_to_the_lowest_id() {
+    covers!("SMP-1", "DET-1");
     let logits = [0.5, -0.0, 3.0, 1.0, 3.0, 2.0];
     assert_eq!(best(&logits, &greedy(), &[0], 1), 2);
     for seed in 0..50 {
@@ -146,6 +148,7 @@ fn smp_1_temperature_0_and_top_k_1_are_argmax_with_ties_to_the_lowest_id() {
 
 #[test]
 fn smp_2_repetition_looks_at_prompt_and_output_within_the_window() {
+    covers!("SMP-2");
     let mut params = greedy();
     params.sampling.repetition_penalty = 2.0;
     let logits = [4.0, 0.1, 3.0, 1.9];
@@ -162,6 +165,7 @@ fn smp_2_repetition_looks_at_prompt_and_output_within_the_window() {
 
 #[test]
 fn smp_2_presence_and_frequency_look_at_the_output_alone() {
+    covers!("SMP-2");
     let mut params = greedy();
     (params.sampling.presence_penalty, params.sampling.frequency_penalty) = (0.5, 0.25);
     assert_eq!(best(&[2.0, 0.0, 1.9], &params, &[0, 0, 0], 3), 0, "the prompt does not count");
@@ -172,6 +176,7 @@ fn smp_2_presence_and_frequency_look_at_the_output_alone() {
 
 #[test]
 fn smp_2_min_tokens_masks_what_ends_the_sequence() {
+    covers!("SMP-2");
     let mut params = greedy();
     (params.stopping.min_tokens, params.stopping.stop_token_ids) = (2, vec![3]);
     let logits = [0.0, 5.0, 1.0, 9.0];
@@ -183,6 +188,7 @@ fn smp_2_min_tokens_masks_what_ends_the_sequence() {
 
 #[test]
 fn smp_2_an_overflow_masks_nothing_and_makes_no_nan() {
+    covers!("SMP-2");
     let mut params = SequenceParams::default();
     params.sampling.logit_bias = vec![(0, f32::MAX), (1, f32::MIN)];
     params.sampling.repetition_penalty = 1e-30;
@@ -192,6 +198,7 @@ fn smp_2_an_overflow_masks_nothing_and_makes_no_nan() {
 
 #[test]
 fn smp_10_what_cannot_be_sampled_is_an_error() {
+    covers!("SMP-10");
     let mut masked = SequenceParams::default();
     masked.sampling.logit_bias = vec![(0, f32::NEG_INFINITY), (1, f32::NEG_INFINITY)];
     for params in [masked, greedy()] {
@@ -216,6 +223,7 @@ fn smp_10_what_cannot_be_sampled_is_an_error() {
 
 #[test]
 fn smp_6_frequencies_follow_the_probabilities() {
+    covers!("SMP-6", "DET-2");
     // Probabilities 1/8, 1/8, 1/4, 1/2.
     let logits = [0.0, 0.0, 2f32.ln(), 4f32.ln()];
     let mut counts = [0u32; 4];
@@ -234,18 +242,26 @@ fn smp_6_frequencies_follow_the_probabilities() {
 /// The stream that a seed names: a change of these tokens changes what every seed means.
 #[test]
 fn smp_6_the_text_of_a_seed_is_fixed() {
+    covers!("SMP-6", "DET-2");
     let logits: Vec<f32> = (0..50u32).map(|i| (i * 37 % 50) as f32 / 10.0).collect();
-    let mut params = SequenceParams::default();
-    params.sampling.seed = 42;
-    let mut tokens = vec![0];
-    for _ in 0..12 {
-        tokens.push(best(&logits, &params, &tokens, 1));
+    for row in crate::spec::table("SMP-6").rows() {
+        let mut params = SequenceParams::default();
+        params.sampling.seed = row.get("seed");
+        params.sampling.temperature = row.get("temperature");
+        (params.sampling.top_k, params.sampling.top_p) = (row.get("top_k"), row.get("top_p"));
+        params.sampling.min_p = row.get("min_p");
+        let expected: Vec<TokenId> = row.list("tokens");
+        let mut tokens = vec![0];
+        for _ in &expected {
+            tokens.push(best(&logits, &params, &tokens, 1));
+        }
+        assert_eq!(tokens[1..], expected);
     }
-    assert_eq!(tokens[1..], [13, 31, 31, 39, 12, 35, 20, 5, 18, 31, 20, 8]);
 }
 
 #[test]
 fn smp_12_logprobs_are_the_models_own() {
+    covers!("SMP-12");
     let logits: Vec<f32> = (0..300u32).map(|i| (i * 7919 % 300) as f32 / 30.0 - 5.0).collect();
     let mut params = greedy();
     params.logprobs = Some(3);

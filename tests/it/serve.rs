@@ -1,4 +1,4 @@
-//! The `serve` command as a process: a real model, signals, exit codes (`specs/api.md`).
+//! The `serve` command as a process: a real model, signals, exit codes (`specs/06_GRPC_API.md`).
 
 use crate::support::client::{Completion, eventually, metric, request};
 use crate::support::process::{Process, collect, command, model_file};
@@ -14,6 +14,7 @@ fn mixed(index: u32) -> GenerateRequest {
 /// API-42 with a real model: what is batched equals what is alone; then SIGTERM ends the process well.
 #[tokio::test]
 async fn a_real_model_is_served_until_sigterm() {
+    covers!("API-43");
     let (_directory, path) = model_file();
     let mut process = Process::start(&path, &["--max-num-seqs", "8"]);
     process.ready();
@@ -42,6 +43,7 @@ async fn a_real_model_is_served_until_sigterm() {
 /// API-43: a log that cannot be written, such as a pipe whose reader has gone, costs log lines and nothing else.
 #[tokio::test]
 async fn a_log_without_a_reader_does_not_keep_the_server_from_draining() {
+    covers!("API-43");
     let (_directory, path) = model_file();
     let mut process = Process::start(&path, &[]);
     process.ready();

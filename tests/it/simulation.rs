@@ -324,6 +324,7 @@ fn solo(new: &NewSequence, limits: &SchedulerConfig) -> (Vec<TokenId>, Result<Fi
 
 #[test]
 fn eng_1_and_sch_1_to_9_hold_under_random_workloads() {
+    covers!("ENG-1", "SCH-1", "SCH-2", "SCH-3", "SCH-4", "SCH-5", "SCH-6", "SCH-7", "SCH-8", "SCH-9", "DET-4");
     let pools = [1, 2].map(|threads| Arc::new(Pool::new(threads).expect("threads")));
     let mut coverage = Coverage::default();
     let seeds = seeds("SIM_SEED", "SIM_SEEDS", 20_000);

@@ -186,12 +186,14 @@ fn undeclared_tests(main_rs: &str, names: &[String]) -> Vec<String> {
 
 #[test]
 fn modules_use_only_what_the_table_allows() {
+    covers!("LAW-8", "ARCH-1", "ARCH-4", "ARCH-5");
     let edges = Edges::parse(&architecture());
     assert_none(&sources().flat_map(|f| forbidden_edges(&f, &edges)).collect::<Vec<_>>());
 }
 
 #[test]
 fn the_table_of_edges_points_downward() {
+    covers!("LAW-8", "ARCH-1");
     assert_none(&Edges::parse(&architecture()).upward());
 }
 
@@ -208,6 +210,7 @@ fn every_module_has_a_row_in_the_table_of_edges() {
 
 #[test]
 fn libraries_and_unsafe_stay_where_they_belong() {
+    covers!("LAW-7", "ARCH-2", "ARCH-3", "ARCH-5", "ARCH-6", "ARCH-7", "ARCH-8", "ARCH-13");
     let owners = Owners::parse(&architecture());
     assert_none(&sources().flat_map(|f| misplaced_words(&f, &owners)).collect::<Vec<_>>());
 }

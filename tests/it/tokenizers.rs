@@ -5,4 +5,4 @@ mod command;
 mod conformance;
 mod golden;
 mod hostile;
-mod vocabularies;
+pub mod vocabularies;

@@ -94,12 +94,8 @@ fn run_prompt(bytes: Vec<u8>, weights: &str, prompt: &[TokenId], run: Run) -> Tr
         block_size: run.block_size,
     };
     let built = load(bytes, run.kv_type, circumstances);
-    let described = describe::Circumstances {
-        weights,
-        kv_type: run.kv_type.to_string(),
-        isa: run.isa.name().into(),
-        prompt,
-    };
+    let described =
+        describe::Circumstances { weights, kv_type: run.kv_type.to_string(), isa: run.isa.name().into(), prompt };
     let description = describe::describe(&built.model, described);
     let scheduler = SchedulerConfig {
         max_num_seqs: run.neighbours as u32 + 1,

@@ -6,9 +6,9 @@
 use crate::support::isas;
 use crate::support::recording_model::{Ledger, RecordingModel};
 use crate::support::run_model::{Circumstances, Subject, TinyModel};
-use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::engine::request::NewSequence;
 use llorch_cpud::engine::{Engine, EngineConfig};
+use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::kernels::{Isa, Path};
 use llorch_cpud::kv_cache::KvType;
 use llorch_cpud::quant::WeightType;
@@ -113,6 +113,7 @@ const TYPES: [WeightType; 4] = [WeightType::F32, WeightType::F16, WeightType::BF
 
 #[test]
 fn law_1_batch_sizes_1_to_64() {
+    covers!("LAW-1", "ARCH-10");
     for isa in isas() {
         for weight_type in TYPES {
             let tiny = TinyModel { weight_type, kv_type: KvType::F16, ..TinyModel::default() };
@@ -126,6 +127,7 @@ fn law_1_batch_sizes_1_to_64() {
 
 #[test]
 fn law_1_threads_chunks_and_block_sizes() {
+    covers!("LAW-1");
     for isa in isas() {
         for weight_type in TYPES {
             for kv_type in KvType::ALL {
@@ -149,6 +151,7 @@ fn law_1_threads_chunks_and_block_sizes() {
 /// Few runs, as models with super-blocks are wide: the tests of `ops::matmul` have every batch size of every type.
 #[test]
 fn law_1_every_type_and_mixes() {
+    covers!("LAW-1");
     let narrow = Run { batch: 9, ..WIDE };
     let few = [narrow, Run { threads: 3, step_rows: 7, block_size: 5, batch: 5, num_blocks: 512, ..WIDE }];
     let more = [
@@ -178,6 +181,7 @@ fn law_1_every_type_and_mixes() {
 
 #[test]
 fn law_1_preemption() {
+    covers!("LAW-1");
     for isa in isas() {
         for weight_type in TYPES {
             let tiny = TinyModel { weight_type, kv_type: KvType::F16, ..TinyModel::default() };
@@ -196,6 +200,7 @@ fn law_1_preemption() {
 /// Windows, soft caps, norms of heads, experts: what the other architectures have and Llama has not.
 #[test]
 fn law_1_every_architecture() {
+    covers!("LAW-1");
     let runs = [
         Run { batch: 9, ..WIDE },
         Run { batch: 17, threads: 3, ..WIDE },

@@ -1,4 +1,4 @@
-//! What the interface refuses, and how it says so (`specs/api.md`).
+//! What the interface refuses, and how it says so (`specs/06_GRPC_API.md`).
 
 use crate::support::client::{
     MODEL_NAME, Options, TestServer, assert_status, named, reason, request, tokenizer, violations,
@@ -52,6 +52,7 @@ async fn assert_invalid(server: &TestServer, wanted: GenerateRequest, fields: &[
 /// API-20: a NaN or an infinity in any float field.
 #[tokio::test]
 async fn no_float_field_takes_nan_or_infinity() {
+    covers!("API-20");
     let server = TestServer::start(Options::default()).await;
     for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for (name, set) in FLOAT_FIELDS {
@@ -68,31 +69,16 @@ async fn no_float_field_takes_nan_or_infinity() {
 /// API-21: the ends of the ranges are inside, the next number is not.
 #[tokio::test]
 async fn ranges_end_where_they_say() {
+    covers!("API-21");
     let server = TestServer::start(Options::default()).await;
-    let inside: [(FloatField, &[f32]); 6] = [
-        (FLOAT_FIELDS[0], &[0.0, -0.0, 1e-45, 1e-9, 2.0]),
-        (FLOAT_FIELDS[1], &[1e-45, 1.0]),
-        (FLOAT_FIELDS[2], &[0.0, -0.0, 1.0]),
-        (FLOAT_FIELDS[5], &[1e-30, 1.0, 1e30]),
-        (FLOAT_FIELDS[6], &[-2.0, 2.0]),
-        (FLOAT_FIELDS[7], &[-2.0, 2.0]),
-    ];
-    for ((name, set), values) in inside {
-        for &value in values {
+    for row in crate::spec::table("API-21").rows() {
+        let field = FLOAT_FIELDS.into_iter().find(|(name, _)| *name == row.text("field"));
+        let (name, set) = field.expect("a field");
+        for value in row.list::<f32>("inside") {
             let result = server.generate(sampled(|s| set(s, value))).await.expect("accepted").collect().await;
             assert!(result.is_ok(), "{name} {value}: {result:?}");
         }
-    }
-    let outside: [(FloatField, &[f32]); 6] = [
-        (FLOAT_FIELDS[0], &[-1.0, -1e-45, 2.000_000_2, f32::MAX]),
-        (FLOAT_FIELDS[1], &[0.0, -0.0, 1.000_000_1]),
-        (FLOAT_FIELDS[2], &[-1e-45, 1.1]),
-        (FLOAT_FIELDS[5], &[0.0, -1.0]),
-        (FLOAT_FIELDS[6], &[-2.000_000_2, 2.000_000_2]),
-        (FLOAT_FIELDS[7], &[-2.000_000_2, 2.000_000_2]),
-    ];
-    for ((name, set), values) in outside {
-        for &value in values {
+        for value in row.list::<f32>("outside") {
             assert_invalid(&server, sampled(|s| set(s, value)), &[name]).await;
         }
     }
@@ -101,6 +87,7 @@ async fn ranges_end_where_they_say() {
 /// API-22: every violation at once.
 #[tokio::test]
 async fn all_violations_are_told_together() {
+    covers!("API-22");
     let server = TestServer::start(Options::default()).await;
     let vocab = tokenizer().vocab_size() as u32;
     let wanted = GenerateRequest {
@@ -142,6 +129,7 @@ async fn all_violations_are_told_together() {
 
 #[tokio::test]
 async fn counts_and_lengths_are_bounded() {
+    covers!("API-21");
     let server = TestServer::start(Options::default()).await;
     let refused = [
         (GenerateRequest { n: Some(0), ..request(&PROMPT, 4) }, "n"),
@@ -176,6 +164,7 @@ async fn counts_and_lengths_are_bounded() {
 /// API-23: what is not built is named; what asks for nothing passes.
 #[tokio::test]
 async fn unbuilt_fields_are_named() {
+    covers!("API-23");
     let server = TestServer::start(Options::default()).await;
     let with_response = |response| GenerateRequest { response: Some(response), ..request(&PROMPT, 4) };
     let salted = KvOptions { cache_salt: "salt".into(), ..Default::default() };
@@ -211,6 +200,7 @@ async fn unbuilt_fields_are_named() {
 /// API-24: too long for the context or the pool, whatever the load.
 #[tokio::test]
 async fn what_can_never_fit_is_out_of_range() {
+    covers!("API-24");
     let mut options = Options::default();
     (options.scheduler.max_model_len, options.scheduler.num_blocks) = (100, 10);
     let server = TestServer::start(options).await;
@@ -242,6 +232,7 @@ async fn names_must_be_known() {
 /// API-25: the size of a message, up to the limit and above it.
 #[tokio::test]
 async fn an_oversize_message_is_resource_exhausted() {
+    covers!("API-25");
     let mut options = Options::default();
     options.limits.max_message_bytes = 1000;
     let server = TestServer::start(options).await;
@@ -306,6 +297,7 @@ impl Codec for RawCodec {
 /// API-26: bytes that are no message of the RPC are the client's fault, not ours.
 #[tokio::test]
 async fn broken_messages_are_invalid() {
+    covers!("API-26");
     let server = TestServer::start(Options::default()).await;
     let broken: [&[u8]; 5] = [
         &[0x0a, 0x02, 0xff, 0xfe], // request_id that is no UTF-8
@@ -333,6 +325,7 @@ async fn broken_messages_are_invalid() {
 /// API-27: a timeout that the protocol does not know.
 #[tokio::test]
 async fn a_bad_timeout_is_invalid() {
+    covers!("API-27");
     let server = TestServer::start(Options::default()).await;
     for timeout in ["5", "100000000S", "-1S", "abc", "1s", ""] {
         let mut wanted = Request::new(request(&PROMPT, 1));
@@ -351,6 +344,7 @@ async fn a_bad_timeout_is_invalid() {
 /// API-28: a request that bans every token.
 #[tokio::test]
 async fn a_request_that_leaves_no_token_is_told_so() {
+    covers!("API-28");
     let server = TestServer::start(Options::default()).await;
     let vocab = tokenizer().vocab_size() as u32;
     let banned = sampled(|s| s.logit_bias = (0..vocab).map(|id| (id, f32::NEG_INFINITY)).collect());

@@ -17,7 +17,18 @@ use super::keys::{ConfigError, Keys, MAX_WIDTH};
 
 /// Architectures this build runs, by their GGUF name.
 pub const NAMES: [&str; 13] = [
-    "llama", "gpt2", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma", "gemma2", "gemma3", "stablelm", "granite", "olmo2",
+    "llama",
+    "gpt2",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "phi3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "stablelm",
+    "granite",
+    "olmo2",
     "starcoder2",
 ];
 

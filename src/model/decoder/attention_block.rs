@@ -82,10 +82,9 @@ impl Step<'_> {
         let (q, k) = (&mut ws.q[..t * c.q_dim()], &mut ws.k[..t * c.kv_dim()]);
         // Nothing of attention is there yet.
         let scratch = &mut ws.attended;
-        for (x, norms, point) in [
-            (&mut *q, &layer.attn_q_norm, Point::QNorm),
-            (&mut *k, &layer.attn_k_norm, Point::KNorm),
-        ] {
+        for (x, norms, point) in
+            [(&mut *q, &layer.attn_q_norm, Point::QNorm), (&mut *k, &layer.attn_k_norm, Point::KNorm)]
+        {
             match norms.as_slice() {
                 [] => continue,
                 [norm] => norm::normalize_in_place(ctx, x, &norm.norm()),

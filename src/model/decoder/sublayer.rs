@@ -68,7 +68,8 @@ impl Step<'_> {
         tap: &mut T,
     ) {
         let (ctx, linear) = (&self.ctx, ending.linear);
-        let changed = linear.bias.is_some() || ending.post_norm.is_some() || self.config.description.residual_scale != 1.0;
+        let changed =
+            linear.bias.is_some() || ending.post_norm.is_some() || self.config.description.residual_scale != 1.0;
         prepare(ctx, input, None, activations, &linear.weight);
         if !changed && !T::ON {
             return matmul_add(ctx, &linear.weight, activations, x);

@@ -17,6 +17,7 @@ fn run(x: &[f32], op: impl Fn(&Ctx<'_>, &mut [f32])) -> Vec<f32> {
 
 #[test]
 fn act_1_silu_matches_the_definition_and_every_context_gives_the_same_bits() {
+    covers!("ACT-1");
     let mut rng = TestRng::new(3);
     for len in [0, 1, 15, 16, 17, 1000, 50_001] {
         let (gate, up) = (rng.floats(len, 20.0), rng.floats(len, 3.0));
@@ -35,6 +36,7 @@ fn act_1_silu_matches_the_definition_and_every_context_gives_the_same_bits() {
 
 #[test]
 fn act_2_gelu_matches_the_definition_and_every_context_gives_the_same_bits() {
+    covers!("ACT-2");
     let mut rng = TestRng::new(17);
     for (len, scale) in [(0, 1.0), (1, 1.0), (15, 0.01), (16, 3.0), (1000, 6.0), (50_001, 20.0)] {
         let (gate, up) = (rng.floats(len, scale), rng.floats(len, 3.0));
@@ -58,6 +60,7 @@ fn act_2_gelu_matches_the_definition_and_every_context_gives_the_same_bits() {
 
 #[test]
 fn activations_of_large_numbers() {
+    covers!("ACT-1", "ACT-2");
     for act in [Activation::Silu, Activation::GeluTanh] {
         for_each_ctx(|ctx| {
             let mut gate = [-1e30, -1000.0, -0.0, 1000.0, 1e30, f32::NAN, f32::INFINITY];
@@ -71,6 +74,7 @@ fn activations_of_large_numbers() {
 
 #[test]
 fn exp_2_soft_cap_matches_the_definition_and_every_context_gives_the_same_bits() {
+    covers!("EXP-2");
     let mut rng = TestRng::new(18);
     for (len, scale, cap) in [(0, 1.0, 1.0), (1, 1.0, 30.0), (31, 100.0, 50.0), (1000, 0.1, 50.0), (40_001, 90.0, 30.0)]
     {
@@ -86,6 +90,7 @@ fn exp_2_soft_cap_matches_the_definition_and_every_context_gives_the_same_bits()
 
 #[test]
 fn scale_multiplies() {
+    covers!("ACT-1");
     let mut rng = TestRng::new(19);
     for len in [0, 7, 33, 40_003] {
         let x = rng.floats(len, 5.0);
@@ -96,6 +101,7 @@ fn scale_multiplies() {
 
 #[test]
 fn add_bias_adds_to_every_row() {
+    covers!("ACT-1");
     let mut rng = TestRng::new(20);
     for (rows, width) in [(0, 3), (1, 1), (5, 33), (70, 601)] {
         let (x, bias) = (rng.floats(rows * width, 1.0), rng.floats(width, 1.0));
@@ -106,6 +112,7 @@ fn add_bias_adds_to_every_row() {
 
 #[test]
 fn add_adds() {
+    covers!("ACT-1");
     let mut rng = TestRng::new(4);
     for len in [0, 5, 40_003] {
         let (x, y) = (rng.floats(len, 1.0), rng.floats(len, 1.0));

@@ -168,6 +168,7 @@ fn assert_same(setup: &Setup, sequences: &[Sequence], expected: &[Vec<f32>]) {
 
 #[test]
 fn att_1_attention_matches_the_definition() {
+    covers!("ATT-1");
     let mut rng = TestRng::new(6);
     let shapes = [(1, 1, 64), (2, 4, 8), (1, 7, 80), (1, 8, 1), (3, 1, 17), (1, 17, 32), (1, 2, 256)];
     for (kv_heads, group, head_dim) in shapes {
@@ -191,6 +192,7 @@ fn att_1_attention_matches_the_definition() {
 
 #[test]
 fn att_1_the_bits_are_those_of_the_definition() {
+    covers!("ATT-1");
     let mut rng = TestRng::new(12);
     let heads = Heads { kv_heads: 2, group: 2, head_dim: 20 };
     let sequence = [Sequence::random(&mut rng, 550, heads)];
@@ -218,6 +220,7 @@ fn assert_bits_of_the_definition(sequence: &Sequence, heads: Heads, spec: &Atten
 
 #[test]
 fn att_2_paths_threads_and_block_sizes_do_not_change_bits() {
+    covers!("ATT-2");
     let mut rng = TestRng::new(7);
     for (kv_heads, group, head_dim) in [(1, 4, 64), (1, 7, 80), (2, 8, 8), (1, 3, 17)] {
         let heads = Heads { kv_heads, group, head_dim };
@@ -233,6 +236,7 @@ fn att_2_paths_threads_and_block_sizes_do_not_change_bits() {
 
 #[test]
 fn att_2_chunks_and_neighbours_do_not_change_bits() {
+    covers!("ATT-2");
     let mut rng = TestRng::new(8);
     let heads = Heads { kv_heads: 2, group: 3, head_dim: 24 };
     let sequences = [300, 35, 70].map(|len| Sequence::random(&mut rng, len, heads));
@@ -255,6 +259,7 @@ fn att_2_chunks_and_neighbours_do_not_change_bits() {
 
 #[test]
 fn att_3_what_lies_beyond_the_valid_positions_does_not_matter() {
+    covers!("ATT-3");
     let mut rng = TestRng::new(9);
     let heads = Heads { kv_heads: 1, group: 2, head_dim: 16 };
     for kv_type in KvType::ALL {
@@ -295,11 +300,11 @@ fn assert_stored<E: element::Element>(kv: &KvCache, stored: &[E], sequence: &Seq
 
 #[test]
 fn kv_1_kv_2_values_are_stored_rounded_where_the_layout_says() {
+    covers!("KV-1", "KV-2", "KVC-2");
     let mut rng = TestRng::new(10);
     for (kv_type, head_dim) in KvType::ALL.into_iter().flat_map(|ty| [(ty, 3), (ty, 70)]) {
         let heads = Heads { kv_heads: 2, group: 1, head_dim };
-        let setup =
-            Setup { heads, kv_type, spec: spec(head_dim), block_size: 4, poison: f32::NAN, steps: vec![] };
+        let setup = Setup { heads, kv_type, spec: spec(head_dim), block_size: 4, poison: f32::NAN, steps: vec![] };
         for rows in [1, 5, 200] {
             let sequence = Sequence::random(&mut rng, rows, heads);
             let (mut kv, _) = setup.cache(std::slice::from_ref(&sequence));
@@ -321,6 +326,7 @@ fn kv_1_kv_2_values_are_stored_rounded_where_the_layout_says() {
 
 #[test]
 fn att_4_a_block_that_q8_0_cannot_hold_spoils_the_rows_that_attend_to_it() {
+    covers!("ATT-4");
     let mut rng = TestRng::new(13);
     let heads = Heads { kv_heads: 1, group: 2, head_dim: 48 };
     let sequences = [20, 20].map(|len| Sequence::random(&mut rng, len, heads));
@@ -348,6 +354,7 @@ fn att_4_a_block_that_q8_0_cannot_hold_spoils_the_rows_that_attend_to_it() {
 
 #[test]
 fn att_4_a_non_finite_row_spoils_itself_alone() {
+    covers!("ATT-4");
     let mut rng = TestRng::new(11);
     let heads = Heads { kv_heads: 1, group: 2, head_dim: 16 };
     let sequences = [20, 20].map(|len| Sequence::random(&mut rng, len, heads));

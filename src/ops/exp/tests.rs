@@ -35,6 +35,7 @@ fn sweep(isa: Isa, from: f32, to: f32, stride: usize) -> f64 {
 
 #[test]
 fn exp_1_the_relative_error_is_within_the_stated_bound() {
+    covers!("EXP-1");
     let isa = Isa::detect();
     let worst = sweep(isa, -0.0, EXP_ZERO_BELOW, 101).max(sweep(isa, 0.0, 88.72, 101));
     assert!(worst <= 1.2e-7, "relative error {worst:e}");
@@ -45,6 +46,7 @@ fn exp_1_the_relative_error_is_within_the_stated_bound() {
 
 #[test]
 fn exp_1_special_values() {
+    covers!("EXP-1");
     for isa in Isa::available() {
         for (x, y) in [
             (0.0, 1.0),
@@ -66,6 +68,7 @@ fn exp_1_special_values() {
 
 #[test]
 fn exp_1_every_path_gives_the_same_bits() {
+    covers!("EXP-1");
     let scalar = Isa::require(Path::Scalar).unwrap();
     for bits in (0..=u32::MAX).step_by(65_537 * LANES) {
         let x = std::array::from_fn(|i| f32::from_bits(bits.wrapping_add(65_537 * i as u32)));

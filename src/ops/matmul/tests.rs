@@ -49,6 +49,7 @@ fn lengths(ty: WeightType) -> &'static [usize] {
 
 #[test]
 fn mm_2_to_mm_6_mm_8_to_mm_11_every_path_gives_the_bits_of_the_definition() {
+    covers!("MM-2", "MM-3", "MM-4", "MM-5", "MM-6", "MM-8", "MM-9", "MM-10", "MM-11");
     let mut random = TestRng::new(20_261_123);
     let pools = pools();
     for ty in WeightType::ALL {
@@ -71,6 +72,7 @@ fn mm_2_to_mm_6_mm_8_to_mm_11_every_path_gives_the_bits_of_the_definition() {
 
 #[test]
 fn mm_2_many_panels_are_shared_out_without_a_gap() {
+    covers!("MM-2");
     let mut random = TestRng::new(20_261_123);
     for ty in WeightType::ALL {
         let case = Case::random(&mut random, Range::Plain, ty, (32 * 53 + 5, ty.block_len().max(64), 14));
@@ -85,6 +87,7 @@ fn mm_2_many_panels_are_shared_out_without_a_gap() {
 
 #[test]
 fn mm_1_a_row_is_computed_alone_as_among_others() {
+    covers!("MM-1");
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(2).unwrap();
     for ty in WeightType::ALL {
@@ -102,6 +105,7 @@ fn mm_1_a_row_is_computed_alone_as_among_others() {
 
 #[test]
 fn mm_1_values_that_are_not_finite_stay_in_their_row() {
+    covers!("MM-1");
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(2).unwrap();
     for ty in WeightType::ALL {
@@ -131,6 +135,7 @@ fn mm_1_values_that_are_not_finite_stay_in_their_row() {
 /// A product too small for f32 leaves -0, which a padded step would turn into +0.
 #[test]
 fn mm_4_an_odd_k_adds_no_padding() {
+    covers!("MM-4");
     let pool = Pool::new(1).unwrap();
     let tiny = 1e-30f32.to_bits() & 0xffff_0000;
     for (ty, raw) in [
@@ -149,6 +154,7 @@ fn mm_4_an_odd_k_adds_no_padding() {
 /// The largest magnitude a block can reach, with both signs.
 #[test]
 fn mm_6_extreme_bytes_do_not_saturate() {
+    covers!("MM-6");
     let pool = Pool::new(1).unwrap();
     for (byte, x) in [(0x80u8, 1.0f32), (0x80, -1.0), (0x7f, 1.0), (0x7f, -1.0)] {
         let one = 0x3c00u16.to_le_bytes();
@@ -164,6 +170,7 @@ fn mm_6_extreme_bytes_do_not_saturate() {
 
 #[test]
 fn mm_5_halves_round_to_even() {
+    covers!("MM-5");
     let pool = Pool::new(1).unwrap();
     // The unit matrix, so that the outputs are the rounded activations; 127 makes the scale 1.
     let one = 0x3c00u16.to_le_bytes();
@@ -179,6 +186,7 @@ fn mm_5_halves_round_to_even() {
 
 #[test]
 fn mm_5_zero_and_tiny_blocks_count_as_zero() {
+    covers!("MM-5");
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(1).unwrap();
     let raw = random_tensor(&mut random, Range::Plain, WeightType::Q8_0, 33, 64);
@@ -195,6 +203,7 @@ fn mm_5_zero_and_tiny_blocks_count_as_zero() {
 /// The error bounds that `specs/numerics.md` states, against sums in f64.
 #[test]
 fn mm_4_mm_6_mm_8_mm_10_mm_11_errors_are_within_the_stated_bounds() {
+    covers!("MM-4", "MM-6", "MM-8", "MM-10");
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(2).unwrap();
     for ty in WeightType::ALL {
@@ -219,6 +228,7 @@ fn mm_4_mm_6_mm_8_mm_10_mm_11_errors_are_within_the_stated_bounds() {
 /// The fused products are the separate ones, bit for bit (ACT-1, ACT-2).
 #[test]
 fn act_1_act_2_fused_products_are_the_separate_ones() {
+    covers!("ACT-1", "ACT-2");
     let mut random = TestRng::new(20_261_126);
     for threads in 1..4 {
         let pool = Pool::new(threads).unwrap();
@@ -262,6 +272,7 @@ fn act_1_act_2_fused_products_are_the_separate_ones() {
 /// Normalising where rows are rounded is normalising first (NORM-1, NORM-2), for every form of activations.
 #[test]
 fn norm_1_norm_2_a_normed_input_is_the_norm_prepared() {
+    covers!("NORM-1", "NORM-2");
     let mut random = TestRng::new(20_261_126);
     let pool = Pool::new(2).unwrap();
     for isa in Isa::available() {

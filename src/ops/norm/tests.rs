@@ -41,6 +41,7 @@ fn reference(x: &[f32], norm: &Norm<'_>) -> Vec<(f64, f64, f64)> {
 
 #[test]
 fn norm_1_rows_match_the_definition_and_every_context_gives_the_same_bits() {
+    covers!("NORM-1");
     let mut rng = TestRng::new(1);
     for (rows, width) in SHAPES {
         let x = rng.floats(rows * width, 3.0);
@@ -58,6 +59,7 @@ fn norm_1_rows_match_the_definition_and_every_context_gives_the_same_bits() {
 
 #[test]
 fn norm_2_rows_match_the_definition_and_every_context_gives_the_same_bits() {
+    covers!("NORM-2");
     let mut rng = TestRng::new(15);
     let unit = f64::from(f32::EPSILON) / 2.0;
     for ((rows, width), offset) in SHAPES.into_iter().flat_map(|shape| [(shape, 0.0), (shape, -40.0)]) {
@@ -94,6 +96,7 @@ fn sum_of_lanes(width: usize, term: impl Fn(usize, f32) -> f32) -> f32 {
 
 #[test]
 fn norm_1_norm_2_the_bits_are_those_of_the_definition() {
+    covers!("NORM-1", "NORM-2");
     let mut rng = TestRng::new(16);
     for width in [1, 5, 16, 40, 1001] {
         let (x, weight) = (rng.floats(width, 3.0), rng.floats(width, 2.0));
@@ -115,6 +118,7 @@ fn norm_1_norm_2_the_bits_are_those_of_the_definition() {
 
 #[test]
 fn norm_1_norm_2_a_row_does_not_depend_on_the_others() {
+    covers!("NORM-1", "NORM-2");
     let mut rng = TestRng::new(2);
     let (rows, width) = (30, 1001);
     let mut x = rng.floats(rows * width, 1.0);

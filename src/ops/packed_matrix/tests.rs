@@ -9,6 +9,7 @@ use crate::quant::WeightType;
 
 #[test]
 fn mm_7_rows_come_back_from_the_panels_exactly() {
+    covers!("MM-7");
     let mut random = TestRng::new(20_261_123);
     for ty in WeightType::ALL {
         for (n, k) in [(1, 32usize), (32, 64), (33, 96), (70, 320)] {
@@ -31,6 +32,7 @@ fn mm_7_rows_come_back_from_the_panels_exactly() {
 
 #[test]
 fn mm_7_rows_are_those_of_the_gguf_package() {
+    covers!("MM-7");
     for ty in integer_types() {
         // Each block is a row.
         let blocks = golden_blocks(ty);
@@ -46,6 +48,7 @@ fn mm_7_rows_are_those_of_the_gguf_package() {
 
 #[test]
 fn mm_7_gather_returns_the_rows_asked_for() {
+    covers!("MM-7");
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(3).unwrap();
     let ctx = Ctx { pool: &pool, isa: Isa::detect() };

@@ -40,6 +40,7 @@ impl Case<'_> {
 
 #[test]
 fn rope_1_rotation_matches_the_formula_and_every_context_gives_the_same_bits() {
+    covers!("ROPE-1");
     let mut rng = TestRng::new(5);
     let positions: Vec<u32> = (0..17).chain([131_071, 5]).collect();
     let shapes = [(1, 2, 2), (3, 8, 8), (2, 80, 32), (2, 96, 96), (4, 64, 64), (32, 64, 64)];
@@ -75,6 +76,7 @@ fn rope_1_rotation_matches_the_formula_and_every_context_gives_the_same_bits() {
 
 #[test]
 fn rope_1_the_pairings_rotate_alike() {
+    covers!("ROPE-1");
     let mut rng = TestRng::new(21);
     let (heads, head_dim, rot) = (3, 90, 70);
     let mut cos_sin = Vec::new();

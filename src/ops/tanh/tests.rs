@@ -31,6 +31,7 @@ fn sweep(isa: Isa, from: f32, to: f32, stride: usize) -> f64 {
 
 #[test]
 fn exp_2_the_relative_error_is_within_the_stated_bound() {
+    covers!("EXP-2");
     let isa = Isa::detect();
     // Normal numbers from the smallest; below 2^-126 a unit is no longer relative.
     for (from, to) in [(f32::MIN_POSITIVE, 100.0), (-f32::MIN_POSITIVE, -100.0)] {
@@ -44,6 +45,7 @@ fn exp_2_the_relative_error_is_within_the_stated_bound() {
 
 #[test]
 fn exp_2_special_values() {
+    covers!("EXP-2");
     for isa in Isa::available() {
         let of = |y: f32| run(isa, Tanh([y; LANES]))[5];
         for y in [10.0, 44.0, 45.0, 1e30, f32::INFINITY] {
@@ -56,6 +58,7 @@ fn exp_2_special_values() {
 
 #[test]
 fn exp_2_every_path_gives_the_same_bits() {
+    covers!("EXP-2");
     let scalar = Isa::require(Path::Scalar).unwrap();
     for bits in (0..=u32::MAX).step_by(65_537 * LANES) {
         let y = std::array::from_fn(|i| f32::from_bits(bits.wrapping_add(65_537 * i as u32)));

@@ -18,6 +18,7 @@ fn small() -> Vec<u8> {
 
 #[test]
 fn every_truncation_is_refused() {
+    covers!("ARCH-12");
     let whole = small();
     let header = parse(&whole).expect("valid");
     let step_after_header = 97;
@@ -93,6 +94,7 @@ proptest! {
 /// The most entries of the fewest bytes: the index may not outgrow its bound.
 #[test]
 fn the_index_of_a_full_header_is_bounded() {
+    covers!("ARCH-12");
     let names: Vec<String> = (0..MAX_KEYS.max(MAX_TENSORS)).map(|i| format!("{i:x}")).collect();
     let mut raw = Raw::new(MAX_TENSORS, MAX_KEYS);
     for name in &names[..MAX_KEYS as usize] {
@@ -111,6 +113,7 @@ fn the_index_of_a_full_header_is_bounded() {
 /// 64 MiB of metadata are indexed without copying what they hold more than once.
 #[test]
 fn a_header_full_of_junk_costs_its_size() {
+    covers!("ARCH-12");
     let text = vec![b'j'; 1 << 20];
     let raw = (0..64).fold(Raw::new(0, 64), |raw, i| raw.text(format!("junk.{i}")).u32(8).text(&text));
     let header = parse(&raw.0).expect("valid");

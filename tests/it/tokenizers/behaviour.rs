@@ -98,6 +98,7 @@ fn bos_and_eos_are_added_as_the_file_says() {
 /// TXT-8.
 #[test]
 fn tokens_that_end_a_generation_come_from_keys_and_names() {
+    covers!("GPT2-LOOP-002", "LLAMA2-LOOP-002");
     let data = spm(&[("<|eot_id|>", 0.0, NORMAL), ("a", 0.0, NORMAL), ("<end_of_turn>", 0.0, CONTROL)]);
     let (eot, a, turn) = (id(&data, "<|eot_id|>"), id(&data, "a"), id(&data, "<end_of_turn>"));
     assert_eq!(build(&data).eog_ids(), [EOS, eot, turn]);

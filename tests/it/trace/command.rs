@@ -53,6 +53,7 @@ fn traces() -> (tempfile::TempDir, [std::path::PathBuf; 2]) {
 /// TRACE-003, TRACE-007: the folder, its defaults, and the tokens that `generate` gives.
 #[test]
 fn the_command_writes_what_generate_makes() {
+    covers!("TRACE-003", "TRACE-007");
     let (directory, [folder, _]) = traces();
     let written = index(&folder);
     assert_eq!((&written["kv_type"], &written["weights"]), (&"f32".into(), &"f32".into()));
@@ -88,6 +89,7 @@ fn the_command_writes_what_generate_makes() {
 /// TRACE-014: a table, a last line, and the exit code.
 #[test]
 fn comparing_tells_by_table_and_exit_code() {
+    covers!("TRACE-014");
     let (_directory, [a, b]) = traces();
     let table = done(&["compare", text(&a), text(&a)]);
     assert!(table.starts_with("ours:      llorch-cpud 0.") && table.ends_with("\nevery check passes\n"), "{table}");
@@ -111,6 +113,7 @@ fn comparing_tells_by_table_and_exit_code() {
 /// TRACE-014: 2 for flags, 65 for data, 66 for what cannot be opened.
 #[test]
 fn errors_have_their_exit_codes() {
+    covers!("TRACE-014");
     let (directory, [a, b]) = traces();
     let none = directory.path().join("none");
     for (ours, reference) in [(&a, &none), (&none, &a)] {

@@ -63,6 +63,7 @@ fn rows(comparison: &Comparison, name: Name) -> Vec<&Row> {
 /// TRACE-010: a trace passes beside itself, and every checkpoint was looked at.
 #[test]
 fn a_trace_is_equal_to_itself() {
+    covers!("TRACE-010");
     for kv_type in KvType::ALL {
         for weight_type in [WeightType::F32, WeightType::BF16, WeightType::Q8_0] {
             let bytes = TestModel { weight_type, ..model() }.build();
@@ -106,6 +107,7 @@ fn other_types_follow_within_their_bounds() {
 /// TRACE-012: what the reference lacks is told and is no failure while the checkpoint has another tensor.
 #[test]
 fn a_reference_may_have_less() {
+    covers!("TRACE-012");
     let ours = trace(&model());
     let less = |name: Name, layer: Option<usize>| matches!(name, Name::V | Name::KCache) || layer == Some(1);
     let comparison = compared(&ours, &without(&ours, less));
@@ -126,6 +128,7 @@ fn a_reference_may_have_less() {
 /// TRACE-012: an architecture without a norm before attention, and one that does not rotate.
 #[test]
 fn what_an_architecture_has_not_is_not_missed() {
+    covers!("TRACE-012");
     let ours = trace(&model());
     let mut post_norm = without(&ours, |name, _| name == Name::AttnNorm);
     let first = compared(&post_norm, &post_norm).first_failure().map(Row::place);
@@ -148,6 +151,7 @@ fn what_an_architecture_has_not_is_not_missed() {
 /// decides nothing.
 #[test]
 fn tokens_may_part_where_the_lead_is_not_clear() {
+    covers!("TRACE-009");
     let ours = trace(&model());
     let mut reference = ours.clone();
     // The reference takes the second best token at the fourth step, and sees something else from there on.
@@ -206,6 +210,7 @@ fn a_shorter_reference_is_compared_as_far_as_it_goes() {
 /// TRACE-011: a reference's wider tolerance counts with its reason, and `--tolerance-scale` for all.
 #[test]
 fn tolerances_can_be_widened_with_a_reason() {
+    covers!("TRACE-011");
     let ours = trace(&model());
     let mut reference = ours.clone();
     let values = f32s_mut(&mut reference, Name::FfnOut, Some(0));

@@ -24,6 +24,7 @@ fn assert_first(ours: &Trace, reference: &Trace, place: &str, check: &str) {
 /// TRACE-013: an engine that reads another epsilon (1e-6 is that of many files) fails at checkpoint 1.
 #[test]
 fn a_wrong_epsilon_fails_at_the_first_norm() {
+    covers!("TRACE-013");
     let wrong = TestModel { rms_eps: 1e-6, ..model() };
     assert_first(&trace(&wrong), &trace(&model()), "checkpoint 1 (attn_norm, layer 0)", "values");
 }
@@ -65,6 +66,7 @@ fn trace_with_wrong_pairing() -> Trace {
 /// TRACE-013: an engine that rotates other pairs fails at checkpoint 3, whether it says so or not.
 #[test]
 fn a_wrong_rope_pairing_fails_at_the_rotation() {
+    covers!("TRACE-013");
     let reference = trace(&model());
     let mut wrong = trace_with_wrong_pairing();
     assert_first(&wrong, &reference, "checkpoint 3 (q_rope, layer 0)", "our own, rotated");
@@ -79,6 +81,7 @@ fn a_wrong_rope_pairing_fails_at_the_rotation() {
 /// alone, so nothing else of its trace would show it.
 #[test]
 fn shifted_positions_fail_at_the_rotation() {
+    covers!("TRACE-013");
     let reference = trace(&model());
     let mut shifted = reference.clone();
     let frequencies = reference.index.rope.as_ref().expect("it rotates").frequencies.clone();
@@ -201,6 +204,7 @@ fn each_check_within_our_trace_sees_a_small_error() {
 /// TRACE-008: NaN or infinity anywhere is a failure of that tensor, whatever the tolerance; so is another mask.
 #[test]
 fn values_that_are_not_finite_fail() {
+    covers!("TRACE-008");
     let good = trace(&model());
     for entry in good.index.tensors.iter().filter(|entry| entry.dtype() == "f32") {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -225,6 +229,7 @@ fn values_that_are_not_finite_fail() {
 /// TRACE-012: what ours lacks and the reference has is a failure.
 #[test]
 fn what_is_missing_in_ours_fails() {
+    covers!("TRACE-012");
     let good = trace(&model());
     for entry in &good.index.tensors {
         let ours = without(&good, |name, layer| (name, layer) == (entry.name, entry.layer));
@@ -238,6 +243,7 @@ fn what_is_missing_in_ours_fails() {
 /// TRACE-012: tensors of another width are told apart from values that differ.
 #[test]
 fn other_shapes_fail() {
+    covers!("TRACE-012");
     let good = trace(&model());
     let wide = run(TestModel { hidden: 48, heads: 3, kv_heads: 1, ..model() }.build(), "f32", Run::alone()).trace;
     let comparison = compared(&wide, &good);
@@ -250,6 +256,7 @@ fn other_shapes_fail() {
 /// TRACE-002: a folder whose files are missing or not what its index says cannot be compared.
 #[test]
 fn folders_that_are_not_what_they_say_are_refused() {
+    covers!("TRACE-002");
     let good = folder(&trace(&model()));
     let error = |broken: &std::collections::BTreeMap<String, Vec<u8>>| {
         let ours = compare_folders(broken, &good, 1.0).expect_err("ours is broken");

@@ -18,6 +18,7 @@ fn refused(value: &Value) -> IndexError {
 /// TRACE-002.
 #[test]
 fn keys_that_are_missing_or_of_another_kind_are_named() {
+    covers!("TRACE-002");
     assert!(Index::parse(&good().to_string()).is_ok());
     let keys = [
         "format",
@@ -92,6 +93,7 @@ fn rotations_are_checked() {
 /// TRACE-002: shapes, names and files of tensors.
 #[test]
 fn tensors_that_do_not_fit_are_named() {
+    covers!("TRACE-002");
     for (key, value) in [
         ("file", json!("")),
         ("file", json!("../attn_norm.0.npy")),
@@ -144,6 +146,7 @@ fn tensors_that_do_not_fit_are_named() {
 /// TRACE-002: no bytes make it panic.
 #[test]
 fn texts_with_flipped_bytes_never_panic() {
+    covers!("TRACE-002");
     let text = good().to_string().into_bytes();
     for seed in seeds("TRACE_SEED", "TRACE_SEEDS", 3000) {
         let _replay = Replay { variable: "TRACE_SEED", seed };

@@ -19,6 +19,7 @@ fn floats(values: &[f32]) -> Vec<u8> {
 /// TRACE-001.
 #[test]
 fn what_numpy_saves_is_read() {
+    covers!("TRACE-001");
     // numpy 2.3: numpy.save of numpy.array([[1.0, -2.5, 0.0], [3.0, inf, -inf]], dtype="<f4").
     let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
     let values = [1.0, -2.5, 0.0, 3.0, f32::INFINITY, f32::NEG_INFINITY];
@@ -43,6 +44,7 @@ fn what_numpy_saves_is_read() {
 /// TRACE-001.
 #[test]
 fn what_is_written_has_numpys_layout() {
+    covers!("TRACE-001");
     let array = Array { shape: vec![2, 3], values: Values::F32(vec![0.5; 6]) };
     let bytes = encode(&array);
     assert_eq!(bytes[..8], *b"\x93NUMPY\x01\x00");
@@ -70,6 +72,7 @@ fn every_bit_comes_back() {
 /// TRACE-002.
 #[test]
 fn what_is_no_array_is_refused() {
+    covers!("TRACE-002");
     let good = encode(&Array { shape: vec![2, 3], values: Values::F32(vec![0.5; 6]) });
     for length in 0..good.len() {
         assert!(decode(&good[..length]).is_err(), "cut to {length} bytes");
@@ -121,6 +124,7 @@ fn what_is_no_array_is_refused() {
 /// TRACE-002.
 #[test]
 fn other_headers_are_refused() {
+    covers!("TRACE-002");
     let refused = |header: &str| decode(&file(header, &[0; 8])).expect_err(header);
     for header in [
         "",

@@ -33,6 +33,7 @@ fn assert_same(solo: &Traced, other: &Traced, what: &str) {
 /// TRACE-005: the folder of a sequence does not depend on its neighbours, on steps, threads, blocks or preemption.
 #[test]
 fn a_trace_is_that_of_the_sequence_alone() {
+    covers!("TRACE-005");
     let kinds = [
         (WeightType::F32, KvType::F32),
         (WeightType::F16, KvType::F16),
@@ -68,6 +69,7 @@ fn a_trace_is_that_of_the_sequence_alone() {
 /// TRACE-003, TRACE-004: names, shapes and types.
 #[test]
 fn a_trace_has_every_checkpoint_in_its_shape() {
+    covers!("TRACE-003", "TRACE-004");
     let trace = trace(&model());
     let (t, n, vocab) = (PROMPT.len() + 6 - 1, 6, 300);
     let mut expected = Vec::new();
@@ -125,6 +127,7 @@ fn a_trace_has_every_checkpoint_in_its_shape() {
 /// TRACE-004: what is masked, selected and chosen.
 #[test]
 fn scores_are_masked_and_rows_selected() {
+    covers!("TRACE-004");
     let trace = trace(&model());
     let t = trace.index.positions();
     for (i, score) in f32s(&trace, Name::Scores, Some(1)).iter().enumerate() {
@@ -193,6 +196,7 @@ fn cache_bits(cache: &KvCache) -> Vec<u32> {
 /// TRACE-006: logits and cache have the same bits with and without an observer.
 #[test]
 fn observing_changes_no_bit() {
+    covers!("TRACE-006");
     for isa in isas() {
         for weight_type in [WeightType::F32, WeightType::F16, WeightType::BF16, WeightType::Q8_0, WeightType::Q4_0] {
             let bytes = TestModel { weight_type, ..model() }.build();
@@ -213,6 +217,7 @@ fn observing_changes_no_bit() {
 /// TRACE-006: the logits that are shown are those that the model gives when asked for every row.
 #[test]
 fn the_logits_shown_are_those_of_the_model() {
+    covers!("TRACE-006");
     let trace = trace(&model());
     let room = Circumstances {
         isa: Isa::detect(),

@@ -12,6 +12,7 @@ fn rounded(x: &[f32]) -> (f16, Vec<i8>) {
 
 #[test]
 fn kv_2_special_blocks() {
+    covers!("KV-2");
     assert_eq!(rounded(&[1.0, -127.0, 2.5, 3.5, -0.4]), (f16::ONE, vec![1, -127, 2, 4, 0]));
     assert_eq!(rounded(&[0.0, -0.0]), (f16::ZERO, vec![0, 0]));
     // The scale is 2^-25, halfway to the smallest f16, and the next one above.
@@ -27,6 +28,7 @@ fn kv_2_special_blocks() {
 
 #[test]
 fn kv_2_the_error_is_within_the_stated_bound() {
+    covers!("KV-2");
     let mut rng = TestRng::new(14);
     for exponent in -40..23 {
         let x = rng.floats(32, 2f32.powi(exponent));

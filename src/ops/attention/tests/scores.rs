@@ -9,6 +9,7 @@ fn steps() -> Vec<Vec<usize>> {
 
 #[test]
 fn att_6_scores_are_the_bits_of_the_definition() {
+    covers!("ATT-6");
     let mut rng = TestRng::new(29);
     let heads = Heads { kv_heads: 2, group: 3, head_dim: 20 };
     let sequences = [65, 31].map(|len| Sequence::random(&mut rng, len, heads));
@@ -48,6 +49,7 @@ fn att_6_scores_are_the_bits_of_the_definition() {
 /// The softmax of the scores, in f64, weighs V to what attention gives.
 #[test]
 fn att_6_scores_lead_to_the_output() {
+    covers!("ATT-6");
     let mut rng = TestRng::new(30);
     let heads = Heads { kv_heads: 1, group: 2, head_dim: 16 };
     let sequence = [Sequence::random(&mut rng, 300, heads)];
@@ -79,6 +81,7 @@ fn att_6_scores_lead_to_the_output() {
 
 #[test]
 fn kv_1_kv_2_cached_rows_are_what_attention_reads() {
+    covers!("KV-1", "KV-2");
     let mut rng = TestRng::new(31);
     let heads = Heads { kv_heads: 2, group: 1, head_dim: 35 };
     let sequences = [65, 31].map(|len| Sequence::random(&mut rng, len, heads));

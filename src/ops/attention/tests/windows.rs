@@ -14,6 +14,7 @@ fn specs(head_dim: usize) -> Vec<AttentionSpec> {
 
 #[test]
 fn att_5_windows_and_caps_match_the_definition() {
+    covers!("ATT-5");
     let mut rng = TestRng::new(22);
     let heads = Heads { kv_heads: 2, group: 3, head_dim: 64 };
     let pool = Pool::new(2).unwrap();
@@ -32,6 +33,7 @@ fn att_5_windows_and_caps_match_the_definition() {
 
 #[test]
 fn att_5_the_bits_are_those_of_the_definition() {
+    covers!("ATT-5");
     let mut rng = TestRng::new(23);
     let sequence = [Sequence::random(&mut rng, 350, HEADS)];
     for spec in specs(16) {
@@ -42,6 +44,7 @@ fn att_5_the_bits_are_those_of_the_definition() {
 
 #[test]
 fn att_2_att_5_steps_paths_and_blocks_do_not_change_the_bits_of_windows() {
+    covers!("ATT-2", "ATT-5");
     let mut rng = TestRng::new(24);
     let sequences = [340, 35].map(|len| Sequence::random(&mut rng, len, HEADS));
     let singles: Vec<_> = (0..340).map(|row| vec![1, usize::from(row < 35)]).collect();
@@ -57,6 +60,7 @@ fn att_2_att_5_steps_paths_and_blocks_do_not_change_the_bits_of_windows() {
 
 #[test]
 fn att_5_a_window_of_everything_and_a_plain_row_have_the_same_bits() {
+    covers!("ATT-5");
     let mut rng = TestRng::new(25);
     let sequences = [300, 1].map(|len| Sequence::random(&mut rng, len, HEADS));
     let (setup, expected) = baseline(HEADS, KvType::F16, &sequences);
@@ -71,6 +75,7 @@ fn att_5_a_window_of_everything_and_a_plain_row_have_the_same_bits() {
 
 #[test]
 fn att_3_att_5_what_lies_before_the_window_does_not_matter() {
+    covers!("ATT-3", "ATT-5");
     let mut rng = TestRng::new(26);
     let clean = Sequence::random(&mut rng, 330, HEADS);
     for window in [1, 20, 64, 290] {

@@ -12,6 +12,7 @@ fn scaling(yarn: Yarn) -> RopeScaling {
 /// position 1: angles and magnitude in f32.
 #[test]
 fn rope_2_yarn_frequencies_and_magnitude_are_those_of_llama_cpp() {
+    covers!("ROPE-2");
     let wide = YARN;
     let long = Yarn { factor: 8.0, original_context: 4096, ..YARN };
     let mixed = Yarn {
@@ -47,6 +48,7 @@ fn rope_2_yarn_frequencies_and_magnitude_are_those_of_llama_cpp() {
 /// As above, with factors too.
 #[test]
 fn rope_2_yarn_comes_on_top_of_factors() {
+    covers!("ROPE-2");
     let factors = RopeScaling::FreqFactors(vec![1.0, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 8.0]);
     let expected = [1.0, 0.3162278, 0.06666667, 0.01284675, 0.002083333, 0.0003458742, 3.125000e-05, 9.882119e-06];
     let (plain, yarn) = (RopeTable::new(16, 1e4, &RopeScaling::None).unwrap(), scaling(YARN));
@@ -61,6 +63,7 @@ fn rope_2_yarn_comes_on_top_of_factors() {
 
 #[test]
 fn rope_2_without_its_ramp_yarn_is_linear_scaling() {
+    covers!("ROPE-2");
     let none = RopeTable::new(32, 1e4, &scaling(Yarn { ext_factor: 0.0, ..YARN })).unwrap();
     let linear = RopeTable::new(32, 1e4, &RopeScaling::Linear(4.0)).unwrap();
     assert_eq!((none.frequencies(), none.magnitude()), (linear.frequencies(), 1.0));
@@ -70,6 +73,7 @@ fn rope_2_without_its_ramp_yarn_is_linear_scaling() {
 
 #[test]
 fn rope_1_the_magnitude_multiplies_cosines_and_sines() {
+    covers!("ROPE-1");
     let table = RopeTable::new(4, 100.0, &RopeScaling::None).unwrap().with_magnitude(1.5).with_magnitude(0.5);
     assert_eq!(table.magnitude(), 0.75);
     let mut cos_sin = Vec::new();
