@@ -175,6 +175,7 @@ fn float<const C: usize, const V: usize, const TYPE: u8, const FIRST: usize>(
 /// back at every step.
 #[inline]
 #[target_feature(enable = "avx2")]
+#[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read through the pointer")]
 fn finish<'a, const C: usize, const V: usize>(lines: &'a [Line], sums: &mut [[__m256; V]; C]) -> &'a [Line] {
     let mut start = lines.as_ptr();
     for sum in sums.as_flattened_mut() {

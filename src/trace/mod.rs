@@ -37,11 +37,13 @@ pub enum TraceError {
     Pool(String),
 }
 
+/// Reads a file of a trace; the number is the most that its tensor can take.
+pub type ReadFile<'a> = &'a dyn Fn(&str, usize) -> Result<Vec<u8>, TraceError>;
+
 /// A trace whose tensors are read when they are wanted.
 pub struct Source<'a> {
     pub index: &'a Index,
-    /// The bytes of a file; the number is the most that the tensor can take.
-    pub read: &'a dyn Fn(&str, usize) -> Result<Vec<u8>, TraceError>,
+    pub read: ReadFile<'a>,
 }
 
 /// A trace in memory.

@@ -65,7 +65,8 @@ fn the_command_writes_what_generate_makes() {
     let tensors = written["tensors"].as_array().expect("an array").iter();
     let mut named: Vec<String> = tensors.map(|t| t["file"].as_str().expect("a name").to_owned()).collect();
     named.push("index.json".into());
-    (files.sort(), named.sort());
+    files.sort();
+    named.sort();
     assert_eq!(files, named);
     for entry in written["tensors"].as_array().expect("an array") {
         let file = folder.join(entry["file"].as_str().expect("a name"));

@@ -5,7 +5,7 @@ use llorch_cpud::trace::npy::{Array, MAX_HEADER_BYTES, NpyError, Values, decode,
 /// A file with this header, of version 1.0, padded as NumPy pads.
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
     let mut header = header.to_owned();
-    while (10 + header.len() + 1) % 64 != 0 {
+    while !(10 + header.len() + 1).is_multiple_of(64) {
         header.push(' ');
     }
     header.push('\n');
