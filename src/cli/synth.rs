@@ -19,8 +19,8 @@ pub struct SynthArgs {
     /// Type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_k, … (f16 where a row is no multiple of the type's block).
     #[arg(long = "type", value_name = "TYPE")]
     weight_type: String,
-    /// Architecture: llama, mixtral, gpt2, qwen2, qwen3, qwen3moe, phi3, gemma, gemma2, gemma3, stablelm, granite, olmo2,
-    /// starcoder2 [default: the shape's, else llama].
+    /// Architecture: llama, mixtral, gpt2, qwen2, qwen3, qwen3moe, phi3, gemma, gemma2, gemma3, stablelm, granite,
+    /// olmo2, starcoder2 [default: the shape's, else llama].
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
     /// Context length to write [default: the shape's].

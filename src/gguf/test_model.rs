@@ -75,8 +75,8 @@ pub struct TestModel {
     pub context: usize,
     /// Whether the embedding is the output matrix too (no `output.weight`).
     pub tied: bool,
-    /// Multiplies the embedding. Below 1 the blocks weigh more beside it; the head of a tied model would else answer with
-    /// the token it was given.
+    /// Multiplies the embedding. Below 1 the blocks weigh more beside it; the head of a tied model would else answer
+    /// with the token it was given.
     pub embedding_gain: f32,
     /// The type of the matrices; norms are F32 always.
     pub weight_type: WeightType,
