@@ -35,6 +35,7 @@ fn holds_back_only_what_may_become_a_stop_string() {
 /// TXT-22.
 #[test]
 fn a_match_over_several_deltas_cuts_before_it_or_after_it() {
+    covers!("TXT-22");
     let deltas = ["x S".to_owned(), "TO".to_owned(), "P y".to_owned()];
     assert_eq!(run(stops(&["STOP"], false), &deltas), ("x ".to_owned(), Some("STOP".to_owned())));
     assert_eq!(run(stops(&["STOP"], true), &deltas), ("x STOP".to_owned(), Some("STOP".to_owned())));
@@ -50,6 +51,7 @@ fn the_match_that_ends_first_wins_and_then_the_longest() {
 /// TXT-19.
 #[test]
 fn bad_lists_are_refused() {
+    covers!("TXT-19");
     let new = |list: Vec<String>| StopStrings::new(list, false).map(|_| ());
     assert_eq!(new(vec!["a".into(), String::new()]), Err(StopStringsError::Empty { index: 1 }));
     assert_eq!(new(vec!["a".into(); 129]), Err(StopStringsError::TooMany { count: 129 }));
