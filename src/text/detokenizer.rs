@@ -55,6 +55,7 @@ mod tests {
 
     #[test]
     fn a_character_split_over_tokens_comes_out_whole() {
+        covers!("TXT-18");
         let mut detokenizer = Detokenizer::new();
         let deltas: Vec<String> = "a€".bytes().map(|byte| detokenizer.push(&[byte])).collect();
         assert_eq!(deltas, ["a", "", "", "€"]);
@@ -63,6 +64,7 @@ mod tests {
 
     #[test]
     fn an_incomplete_end_becomes_one_replacement_character() {
+        covers!("TXT-18");
         let mut detokenizer = Detokenizer::new();
         assert_eq!(detokenizer.push(b"x\xf0\x9f\x98"), "x");
         assert_eq!(detokenizer.finish(), "\u{fffd}");
@@ -71,6 +73,7 @@ mod tests {
 
     #[test]
     fn a_broken_sequence_is_replaced_as_soon_as_it_is_known() {
+        covers!("TXT-18");
         let mut detokenizer = Detokenizer::new();
         assert_eq!(detokenizer.push(b"\xe2\x96"), "");
         assert_eq!(detokenizer.push(b"A"), "\u{fffd}A");
@@ -93,6 +96,7 @@ mod tests {
         fn deltas_concatenate_to_the_lossy_decoding(
             tokens in prop::collection::vec(prop::collection::vec(tricky_byte(), 0..6), 0..40),
         ) {
+            covers!("TXT-18");
             let mut detokenizer = Detokenizer::new();
             let mut text = String::new();
             for token in &tokens {

@@ -95,6 +95,7 @@ fn words<'t>(name: &str, text: &'t str) -> Vec<&'t str> {
 /// TXT-26.
 #[test]
 fn words_take_the_last_space_before_them() {
+    covers!("TXT-26");
     assert_eq!(words("gpt-2", "a   b\n\n c's 12345"), ["a", "  ", " b", "\n\n", " c", "'s", " 12345"]);
     assert_eq!(words("llama-bpe", "a   b\n\n c'S 12345"), ["a", "  ", " b", "\n\n", " c", "'S", " ", "123", "45"]);
     assert_eq!(words("llama-bpe", "x \n  \n  y  "), ["x", " \n  \n", " ", " y", "  "]);
@@ -103,6 +104,7 @@ fn words_take_the_last_space_before_them() {
 /// TXT-23, TXT-24.
 #[test]
 fn digits_go_alone_by_threes_or_by_threes_from_the_right() {
+    covers!("TXT-23", "TXT-24");
     assert_eq!(words("qwen2", "a 1234"), ["a", " ", "1", "2", "3", "4"]);
     assert_eq!(words("starcoder", "a  1234"), ["a", "  ", "1", "2", "3", "4"]);
     assert_eq!(words("deepseek-v3", "1234567"), ["123", "456", "7"]);
@@ -112,6 +114,7 @@ fn digits_go_alone_by_threes_or_by_threes_from_the_right() {
 /// TXT-24: the tables of the specification and of the program name the same pre-tokenizers.
 #[test]
 fn the_specification_lists_every_name() {
+    covers!("TXT-24");
     let text = include_str!("../../../specs/text.md");
     let section = text.split("## Pre-tokenizers").nth(1).unwrap().split("\n## ").next().unwrap();
     let rows = section.lines().filter(|line| line.starts_with("| `"));
@@ -128,6 +131,7 @@ fn the_specification_lists_every_name() {
 /// TXT-24, TXT-25: for each name the words and the two properties that llama.cpp gives it.
 #[test]
 fn agrees_with_llama_cpp() {
+    covers!("TXT-24", "TXT-25");
     let golden: Value = serde_json::from_str(GOLDEN).unwrap();
     let strings = |list: &Value| -> Vec<String> {
         list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
@@ -165,6 +169,7 @@ fn agrees_with_llama_cpp() {
 /// TXT-26: time is linear, also where look-ahead would go back and forth.
 #[test]
 fn long_runs_are_cut_in_linear_time() {
+    covers!("TXT-26");
     for rules in TABLE {
         let pre = PreTokenizer::from_name(rules.names[0]).unwrap();
         for unit in [" ", "\n", "a", "1", "'", "é", "\u{301}", "\u{3000}", " a", " 1", "!", "Aa"] {
@@ -189,6 +194,7 @@ fn patterns_are_plain_and_never_match_nothing() {
 /// TXT-24.
 #[test]
 fn agrees_with_the_published_patterns() {
+    covers!("TXT-24");
     let rows: Vec<(PreTokenizer, Vec<SysRegex>)> = PUBLISHED
         .iter()
         .map(|(name, patterns)| {

@@ -24,6 +24,7 @@ fn run(mut stop: StopStrings, deltas: &[String]) -> (String, Option<String>) {
 /// TXT-21.
 #[test]
 fn holds_back_only_what_may_become_a_stop_string() {
+    covers!("TXT-21");
     let mut stop = stops(&["</end>"], false);
     assert_eq!(stop.push("a<").emit, "a");
     assert_eq!(stop.push("/en").emit, "");
@@ -35,6 +36,7 @@ fn holds_back_only_what_may_become_a_stop_string() {
 /// TXT-22.
 #[test]
 fn a_match_over_several_deltas_cuts_before_it_or_after_it() {
+    covers!("TXT-22");
     let deltas = ["x S".to_owned(), "TO".to_owned(), "P y".to_owned()];
     assert_eq!(run(stops(&["STOP"], false), &deltas), ("x ".to_owned(), Some("STOP".to_owned())));
     assert_eq!(run(stops(&["STOP"], true), &deltas), ("x STOP".to_owned(), Some("STOP".to_owned())));
@@ -43,6 +45,7 @@ fn a_match_over_several_deltas_cuts_before_it_or_after_it() {
 /// TXT-20.
 #[test]
 fn the_match_that_ends_first_wins_and_then_the_longest() {
+    covers!("TXT-20");
     assert_eq!(run(stops(&["abcd", "bc"], false), &["abcd".to_owned()]), ("a".to_owned(), Some("bc".to_owned())));
     assert_eq!(run(stops(&["c", "bc"], false), &["abcd".to_owned()]), ("a".to_owned(), Some("bc".to_owned())));
 }
@@ -50,6 +53,7 @@ fn the_match_that_ends_first_wins_and_then_the_longest() {
 /// TXT-19.
 #[test]
 fn bad_lists_are_refused() {
+    covers!("TXT-19");
     let new = |list: Vec<String>| StopStrings::new(list, false).map(|_| ());
     assert_eq!(new(vec!["a".into(), String::new()]), Err(StopStringsError::Empty { index: 1 }));
     assert_eq!(new(vec!["a".into(); 129]), Err(StopStringsError::TooMany { count: 129 }));
@@ -82,6 +86,7 @@ proptest! {
         deltas in prop::collection::vec("[abé]{0,4}", 0..12),
         include in any::<bool>(),
     ) {
+        covers!("TXT-20", "TXT-21");
         let stop = StopStrings::new(list.clone(), include).unwrap();
         prop_assert_eq!(run(stop, &deltas), oracle(&list, include, &deltas.concat()));
     }
@@ -91,6 +96,7 @@ proptest! {
         list in prop::collection::vec("[abé]{1,6}", 0..5),
         deltas in prop::collection::vec("[abé]{0,3}", 0..12),
     ) {
+        covers!("TXT-21");
         let mut stop = StopStrings::new(list.clone(), false).unwrap();
         let (mut seen, mut emitted) = (String::new(), 0);
         for delta in &deltas {

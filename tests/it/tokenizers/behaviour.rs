@@ -35,6 +35,7 @@ fn encode(data: &TokenizerData, text: &str, add_special: bool, parse_special: bo
 /// TXT-11, TXT-14.
 #[test]
 fn sentence_piece_prefixes_a_space_and_falls_back_to_bytes() {
+    covers!("TXT-11", "TXT-14");
     let data = spm(&PIECES);
     assert_eq!(encode(&data, "a b", false, false), ["▁a", "▁", "b"]);
     assert_eq!(encode(&data, "bé", false, false), ["▁", "b", "<0xC3>", "<0xA9>"]);
@@ -48,6 +49,7 @@ fn sentence_piece_prefixes_a_space_and_falls_back_to_bytes() {
 /// TXT-9.
 #[test]
 fn special_tokens_are_text_unless_asked_for() {
+    covers!("TXT-9");
     let data = spm(&PIECES);
     assert_eq!(encode(&data, "<s>a", true, false), ["<s>", "▁", "<s", "<0x3E>", "a"]);
     assert_eq!(encode(&data, "<s>a</s> b", true, true), ["<s>", "<s>", "▁a", "</s>", "▁▁", "b"]);
@@ -58,6 +60,7 @@ fn special_tokens_are_text_unless_asked_for() {
 /// TXT-10.
 #[test]
 fn plain_text_never_merges_into_a_control_token() {
+    covers!("TXT-10");
     let data = spm(&[("<", 0.0, NORMAL), ("s", 0.0, NORMAL), (">", 0.0, NORMAL), ("<s", 0.0, NORMAL)]);
     let ids = build(&data).encode("<s>", false, false).unwrap();
     assert!(!ids.contains(&BOS));
@@ -81,6 +84,7 @@ fn the_longest_special_token_at_the_leftmost_place_is_taken() {
 /// TXT-7, TXT-25.
 #[test]
 fn bos_and_eos_are_added_as_the_file_says() {
+    covers!("TXT-7", "TXT-25");
     let ends = |data: &TokenizerData| encode(data, "b", true, false);
     assert_eq!(ends(&spm(&PIECES)), ["<s>", "▁", "b"]);
     let data = TokenizerData { add_bos: Some(false), add_eos: Some(true), ..spm(&PIECES) };
@@ -113,6 +117,7 @@ fn tokens_that_end_a_generation_come_from_keys_and_names() {
 /// TXT-16, TXT-17.
 #[test]
 fn only_tokens_with_text_add_text() {
+    covers!("TXT-16", "TXT-17");
     let data = spm(&[("▁a", 0.0, NORMAL), ("b▁", 0.0, USER_DEFINED), ("c", 0.0, UNUSED)]);
     let tokenizer = build(&data);
     assert_eq!(tokenizer.token_bytes(id(&data, "▁a")), b" a");
@@ -129,6 +134,7 @@ fn only_tokens_with_text_add_text() {
 /// TXT-12, TXT-25.
 #[test]
 fn byte_level_bpe_merges_by_rank_and_ignores_merges_where_told() {
+    covers!("TXT-12", "TXT-25");
     let merges = [("b", "c"), ("a", "b"), ("ab", "c"), ("Ġ", "a")];
     assert_eq!(encode(&bpe("gpt-2", &merges, &[]), "abc a", false, false), ["a", "bc", "Ġa"]);
     assert_eq!(encode(&bpe("qwen2", &merges, &[]), "abc a", false, false), ["a", "bc", "Ġa"]);
@@ -144,6 +150,7 @@ fn byte_level_bpe_merges_by_rank_and_ignores_merges_where_told() {
 /// TXT-13.
 #[test]
 fn a_byte_without_a_token_is_an_error_and_not_left_out() {
+    covers!("TXT-13");
     let mut data = bpe("gpt-2", &[], &[]);
     data.tokens[usize::from(b'q')] = "other".into();
     let tokenizer = build(&data);
@@ -163,6 +170,7 @@ fn a_byte_without_a_token_is_an_error_and_not_left_out() {
 /// TXT-15.
 #[test]
 fn long_texts_without_a_break_encode_and_decode() {
+    covers!("TXT-15");
     let spm = build(&spm(&PIECES));
     let bpe = build(&bpe("llama-bpe", &[("a", "a"), ("aa", "aa"), ("Ġ", "Ġ")], &[]));
     let units = ["a", " ", "\n", "^", "\u{301}", "\u{378}", "\0", "\u{feff}", "👩\u{200d}", "abc", "<s>", "<"];
@@ -246,6 +254,7 @@ fn decoding_undoes_encoding() {
 /// TXT-5: converted models say "no such token" with the largest u32.
 #[test]
 fn an_id_of_minus_one_is_no_token() {
+    covers!("TXT-5");
     for key in ["tokenizer.ggml.padding_token_id", "tokenizer.ggml.seperator_token_id"] {
         let file = ModelFile::from_bytes(TestModel::default().with_key(key, u32::MAX).build()).expect("a valid file");
         let tokenizer = Tokenizer::from_metadata(file.metadata()).unwrap_or_else(|e| panic!("{key}: {e}"));

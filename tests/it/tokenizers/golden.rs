@@ -58,6 +58,7 @@ fn data_of(golden: &Value, case: &Value) -> TokenizerData {
 /// TXT-9, TXT-11, TXT-27, TXT-28.
 #[test]
 fn special_tokens_and_spaces_agree_with_llama_cpp() {
+    covers!("TXT-9", "TXT-11", "TXT-27", "TXT-28");
     let golden = golden();
     let texts = strings(&golden["texts"]);
     let cases = golden["cases"].as_array().unwrap();
@@ -84,6 +85,7 @@ fn special_tokens_and_spaces_agree_with_llama_cpp() {
 /// TXT-8, TXT-16.
 #[test]
 fn ends_of_generation_and_pieces_agree_with_llama_cpp() {
+    covers!("TXT-8", "TXT-16");
     let golden = golden();
     for case in golden["cases"].as_array().unwrap() {
         let data = data_of(&golden, case);

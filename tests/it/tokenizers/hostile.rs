@@ -33,6 +33,7 @@ fn assert_refused(data: TokenizerData, parts: &[&str]) {
 /// TXT-1.
 #[test]
 fn unknown_models_and_pre_tokenizers_are_refused_by_name() {
+    covers!("TXT-1");
     for model in ["bert", "t5", "", "rwkv", "LLAMA"] {
         assert_refused(edited(spm(&[]), |data| data.model = model.into()), &["tokenizer.ggml.model", model]);
     }
@@ -48,6 +49,7 @@ fn unknown_models_and_pre_tokenizers_are_refused_by_name() {
 /// TXT-2.
 #[test]
 fn arrays_that_do_not_fit_the_tokens_are_refused() {
+    covers!("TXT-2");
     assert_refused(edited(spm(&[]), |data| data.tokens.clear()), &["tokenizer.ggml.tokens", "empty"]);
     let short = |key| ["tokenizer.ggml.".to_owned() + key, "258 entries for 259 tokens".to_owned()];
     let scores = edited(spm(&[]), |data| data.scores.as_mut().unwrap().truncate(258));
@@ -60,6 +62,7 @@ fn arrays_that_do_not_fit_the_tokens_are_refused() {
 /// TXT-2, TXT-5.
 #[test]
 fn values_outside_their_range_are_refused() {
+    covers!("TXT-2", "TXT-5");
     let nan = edited(spm(&[]), |data| data.scores.as_mut().unwrap()[7] = f32::NAN);
     assert_refused(nan, &["tokenizer.ggml.scores", "token 7", "NaN"]);
     for value in [-1, 7, i32::MAX, i32::MIN] {
@@ -80,6 +83,7 @@ fn values_outside_their_range_are_refused() {
 /// TXT-2.
 #[test]
 fn duplicate_tokens_are_refused_and_empty_ones_are_never_used() {
+    covers!("TXT-2");
     assert_refused(spm(&[("a", 0.0, NORMAL), ("a", 0.0, NORMAL)]), &["\"a\"", "token 259", "token 260"]);
     let data = spm(&[("", 0.0, NORMAL), ("", 0.0, USER_DEFINED), ("", 0.0, CONTROL)]);
     let ids = build(&data).encode("a b", true, true).unwrap();
@@ -90,6 +94,7 @@ fn duplicate_tokens_are_refused_and_empty_ones_are_never_used() {
 /// TXT-3.
 #[test]
 fn bad_byte_tokens_are_refused() {
+    covers!("TXT-3");
     for text in ["<0x-1>", "<0xZZ>", "<0x>", "<0x100>", "<0x+1>", "", "é"] {
         let data = edited(spm(&[]), |data| data.tokens[byte_id(5) as usize] = text.into());
         assert_refused(data, &["tokenizer.ggml.tokens", "byte token 8", &format!("{text:?}")]);
@@ -101,6 +106,7 @@ fn bad_byte_tokens_are_refused() {
 /// TXT-4.
 #[test]
 fn bad_merges_are_refused() {
+    covers!("TXT-4");
     let merges = |list: &[&str]| {
         edited(bpe("gpt-2", &[("a", "b")], &[]), |data| {
             data.merges = Some(list.iter().map(|merge| (*merge).to_owned()).collect());
@@ -120,6 +126,7 @@ fn bad_merges_are_refused() {
 /// TXT-6, TXT-7.
 #[test]
 fn a_vocabulary_of_one_token_is_refused_only_if_it_needs_more() {
+    covers!("TXT-6", "TXT-7");
     let one = TokenizerData { model: "llama".into(), tokens: vec!["a".into()], ..TokenizerData::default() };
     assert_refused(one.clone(), &["tokenizer.ggml.add_bos_token", "tokenizer.ggml.bos_token_id"]);
     let one = TokenizerData { add_bos: Some(false), add_space_prefix: Some(false), ..one };
