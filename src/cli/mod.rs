@@ -11,14 +11,17 @@ pub mod generate;
 pub mod inspect;
 pub mod logging;
 pub mod memory;
+pub mod memory_need;
 pub mod model_args;
 pub mod output;
 pub mod perplexity;
 pub mod progress;
+pub mod quantize;
 pub mod serve;
 pub mod synth;
 pub mod tokenize;
 pub mod top;
+pub mod whole_file;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
@@ -45,6 +48,8 @@ enum Command {
     Synth(synth::SynthArgs),
     /// Measure how well a model predicts a text.
     Perplexity(perplexity::PerplexityArgs),
+    /// Write a model file in smaller types.
+    Quantize(quantize::QuantizeArgs),
     /// Watch a running server on the terminal.
     Top(top::TopArgs),
     /// Measure speed.
@@ -72,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Perplexity(args) => perplexity::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Top(args) => top::run(args),
         Command::Bench(BenchCommand::Engine(args)) => bench_engine::run(args),
         Command::Bench(BenchCommand::Serve(args)) => bench_serve::run(args),

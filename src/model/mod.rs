@@ -1,6 +1,7 @@
 //! Models: a forward pass over a batch of rows from many sequences.
 
 pub mod config;
+pub mod footprint;
 pub mod llama;
 pub mod observer;
 pub mod weights;
