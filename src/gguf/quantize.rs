@@ -112,7 +112,8 @@ pub fn write<W: Write>(
 fn header(file: &ModelFile, recipe: Recipe, steps: &[Step<'_>]) -> Result<Writer, GgufError> {
     let metadata = file.metadata();
     let alignment = metadata.u64("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT);
-    let mut writer = Writer { alignment, ..Writer::default() };
+    let mut writer = Writer::default();
+    writer.alignment = alignment;
     for key in metadata.keys_in_file_order().filter(|key| !SPLIT_KEYS.contains(key)) {
         if let Some((id, bytes)) = metadata.raw(key) {
             writer.push(key, Value::Raw(id, bytes.into()));
