@@ -1,6 +1,7 @@
 //! `inspect`: what a model file holds and what running it takes.
 
 use super::error::CliError;
+use super::memory_need::{Need, NeedArgs};
 use super::output::{model_file_error, print};
 use crate::gguf::error::shown;
 use crate::gguf::tensor_type::TensorType;
@@ -18,12 +19,15 @@ pub struct InspectArgs {
     /// One JSON object instead of a table.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    need: NeedArgs,
 }
 
 /// Prints the description.
 pub fn run(args: InspectArgs) -> Result<(), CliError> {
     let file = ModelFile::open(&args.path).map_err(|error| model_file_error(&args.path, &error))?;
-    let report = Report::new(&file).map_err(|error| model_file_error(&args.path, &error))?;
+    let need = Need::of(&file, &args.need)?;
+    let report = Report::new(&file, need).map_err(|error| model_file_error(&args.path, &error))?;
     let text = if args.json { format!("{:#}\n", report.json(&args.path)) } else { report.text(&args.path) };
     print(&text)
 }
@@ -41,6 +45,7 @@ struct Report {
     parameters: u64,
     types: Vec<TypeCount>,
     tokenizer: Tokenizer,
+    need: Option<Need>,
 }
 
 struct Sizes {
@@ -70,7 +75,7 @@ struct Tokenizer {
 }
 
 impl Report {
-    fn new(file: &ModelFile) -> Result<Self, GgufError> {
+    fn new(file: &ModelFile, need: Option<Need>) -> Result<Self, GgufError> {
         let m = file.metadata();
         let architecture = shown(m.require_str("general.architecture")?.as_bytes());
         let tokenizer = Tokenizer::new(m)?;
@@ -92,6 +97,7 @@ impl Report {
             parameters: file.tensors().map(|tensor| tensor.num_elements()).fold(0, u64::saturating_add),
             types: type_counts(file),
             tokenizer,
+            need,
         })
     }
 
@@ -131,7 +137,24 @@ impl Report {
             "parameters": self.parameters,
             "tensor_types": types.collect::<Vec<_>>(),
             "tokenizer": { "model": t.model, "pre": t.pre, "tokens": t.tokens, "bos": t.bos, "eos": t.eos },
-            "memory": { "weight_bytes": self.weight_bytes(), "kv_f16_bytes_per_1024_tokens": self.kv_bytes_per_1k() },
+            "memory": self.memory_json(),
+        })
+    }
+
+    fn memory_json(&self) -> Value {
+        let n = self.need.as_ref();
+        json!({
+            "weight_bytes": self.weight_bytes(),
+            "kv_f16_bytes_per_1024_tokens": self.kv_bytes_per_1k(),
+            "max_model_len": n.map(|n| n.max_model_len),
+            "max_num_seqs": n.map(|n| n.max_num_seqs),
+            "max_num_batched_tokens": n.map(|n| n.max_num_batched_tokens),
+            "kv_type": n.map(|n| n.kv_type.to_string()),
+            "loaded_weight_bytes": n.map(|n| n.weights),
+            "kv_bytes_per_token": n.map(|n| n.kv_per_token),
+            "kv_cache_bytes": n.map(|n| n.kv_cache),
+            "workspace_bytes": n.map(|n| n.workspace),
+            "total_bytes": n.map(Need::total),
         })
     }
 
@@ -163,6 +186,7 @@ impl Report {
             let tensors = if count.tensors == 1 { "tensor" } else { "tensors" };
             rows.push((count.name, format!("{} {tensors}, {}{note}", count.tensors, size(count.bytes))));
         }
+        rows.extend(self.need.iter().flat_map(need_rows));
         let mut out = String::new();
         for (name, value) in rows {
             // Writing to a string cannot fail.
@@ -225,6 +249,17 @@ fn type_counts(file: &ModelFile) -> Vec<TypeCount> {
     counts.into_values().collect()
 }
 
+fn need_rows(n: &Need) -> [(&'static str, String); 4] {
+    let sequences = if n.max_num_seqs == 1 { "1 sequence" } else { &format!("{} sequences", n.max_num_seqs) };
+    let per_token = size(n.kv_per_token);
+    [
+        ("memory needed", format!("{} for {sequences} of {} tokens", size(n.total()), n.max_model_len)),
+        ("  weights", size(n.weights)),
+        ("  KV cache", format!("{} ({}, {per_token} a token): --kv-cache {}", size(n.kv_cache), n.kv_type, n.kv_cache)),
+        ("  workspace", format!("{} for steps of {} tokens", size(n.workspace), n.max_num_batched_tokens)),
+    ]
+}
+
 fn number(value: Option<u64>) -> String {
     value.map_or("-".into(), |value| value.to_string())
 }
@@ -254,44 +289,4 @@ fn short_count(count: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gguf::test_model::TestModel;
-
-    fn report(model: &TestModel) -> Report {
-        Report::new(&ModelFile::from_bytes(model.build()).expect("valid")).expect("described")
-    }
-
-    #[test]
-    fn sizes_parameters_and_memory_are_those_of_the_shape() {
-        let report = report(&TestModel { head_dim: 8, ..TestModel::default() });
-        let json = report.json(Path::new("m.gguf"));
-        assert_eq!(json["head_dim"], 8);
-        assert_eq!(json["vocab_size"], 320);
-        // Embedding and head; per layer q and o 64 x 32, k and v 64 x 16, three of 64 x 128, two norms; one more norm.
-        assert_eq!(json["parameters"], 2 * 320 * 64 + 2 * (2 * 2048 + 2 * 1024 + 3 * 8192 + 128) + 64);
-        // K and V, 2 bytes, 2 layers, 2 KV heads of 8, 1024 tokens.
-        assert_eq!(json["memory"]["kv_f16_bytes_per_1024_tokens"], 2 * 2 * 2 * 2 * 8 * 1024);
-        assert_eq!(json["tensor_types"][0]["type"], "F32");
-        assert_eq!(json["tokenizer"]["eos"], 2);
-    }
-
-    #[test]
-    fn missing_keys_are_dashes_and_unsupported_types_are_marked() {
-        let model = TestModel::default()
-            .with_key_removed("llama.context_length")
-            .with_tensor_type("blk.0.attn_q.weight", 9)
-            .with_key("general.name", "evil\x1b[2J");
-        let text = report(&model).text(Path::new("m.gguf"));
-        assert!(text.contains("context           -\n"), "{text}");
-        assert!(text.contains("Q8_1              1 tensor, 4.50 KiB, not supported yet\n"), "{text}");
-        assert!(!text.contains('\x1b'), "{text}");
-    }
-
-    #[test]
-    fn a_wrong_type_is_an_error_that_names_the_key() {
-        let file = ModelFile::from_bytes(TestModel::default().with_key("llama.block_count", "two").build());
-        let error = Report::new(&file.expect("valid")).err().expect("refused");
-        assert!(error.to_string().contains("llama.block_count"), "{error}");
-    }
-}
+mod tests;

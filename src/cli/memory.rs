@@ -20,10 +20,19 @@ pub struct KvPlan {
 }
 
 impl KvPlan {
+    /// Blocks that hold `max_num_seqs` sequences of full length.
+    pub fn full_blocks(&self) -> u64 {
+        self.one_sequence().saturating_mul(u64::from(self.max_num_seqs))
+    }
+
+    fn one_sequence(&self) -> u64 {
+        u64::from(self.max_model_len.div_ceil(self.block_size))
+    }
+
     /// Blocks of the pool. By default: enough for `max_num_seqs` sequences of full length, but at most half of the
     /// memory that is left and at most 8 GiB; always enough for one full sequence, or an error.
     pub fn num_blocks(&self, wanted: Option<ByteSize>) -> Result<usize, CliError> {
-        let one_sequence = u64::from(self.max_model_len.div_ceil(self.block_size));
+        let one_sequence = self.one_sequence();
         let left = available_bytes().map(|b| b.saturating_sub(self.reserved_bytes));
         let blocks = match wanted {
             Some(ByteSize(bytes)) => {
@@ -35,8 +44,7 @@ impl KvPlan {
             }
             None => {
                 let share = left.map_or(DEFAULT_CAP_BYTES, |b| b / 2);
-                let full = one_sequence.saturating_mul(u64::from(self.max_num_seqs));
-                (share.min(DEFAULT_CAP_BYTES) / self.block_bytes).min(full)
+                (share.min(DEFAULT_CAP_BYTES) / self.block_bytes).min(self.full_blocks())
             }
         };
         if blocks == 0 {

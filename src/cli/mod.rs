@@ -12,15 +12,18 @@ pub mod generate;
 pub mod inspect;
 pub mod logging;
 pub mod memory;
+pub mod memory_need;
 pub mod model_args;
 pub mod output;
 pub mod perplexity;
 pub mod progress;
+pub mod quantize;
 pub mod serve;
 pub mod synth;
 pub mod tokenize;
 pub mod top;
 pub mod trace;
+pub mod whole_file;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::process::ExitCode;
@@ -51,6 +54,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Compare two traces, checkpoint by checkpoint; exit code 1 where a tolerance is passed.
     Compare(compare::CompareArgs),
+    /// Write a model file in smaller types.
+    Quantize(quantize::QuantizeArgs),
     /// Watch a running server on the terminal.
     Top(top::TopArgs),
     /// Measure speed.
@@ -80,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(args),
         Command::Trace(args) => trace::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Quantize(args) => quantize::run(args),
         Command::Top(args) => top::run(args),
         Command::Bench(BenchCommand::Engine(args)) => bench_engine::run(args),
         Command::Bench(BenchCommand::Serve(args)) => bench_serve::run(args),

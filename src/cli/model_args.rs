@@ -125,7 +125,7 @@ pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
 /// Loads a model and builds an engine with a KV pool for it.
 pub fn load(args: &ModelArgs, limits: EngineLimits) -> Result<LoadedEngine, CliError> {
     let loaded = load_model(args)?;
-    let max_model_len = max_model_len(args, limits, loaded.config.context_length)?;
+    let max_model_len = limits.max_model_len(args.max_model_len, loaded.config.context_length)?;
     let kv_cache = kv_cache(args, limits, max_model_len, &loaded)?;
     let info = model_info(&loaded);
     let matrix_types = matrix_types(&loaded.file);
@@ -155,15 +155,21 @@ impl EngineLimits {
     fn logits_rows(self) -> usize {
         self.max_num_seqs.min(self.max_num_batched_tokens) as usize
     }
-}
 
-fn max_model_len(args: &ModelArgs, limits: EngineLimits, context_length: u32) -> Result<u32, CliError> {
-    match args.max_model_len {
-        Some(len) if len > context_length => {
-            Err(CliError::Config(format!("--max-model-len {len}: the model's context is {context_length}")))
+    /// Bytes of the buffers of a step.
+    pub fn workspace_bytes(self, config: &ModelConfig, vocab_size: usize) -> u64 {
+        Workspace::bytes(config, vocab_size, self.max_num_batched_tokens as usize, self.logits_rows())
+    }
+
+    /// Longest sequence where `--max-model-len` is `wanted`.
+    pub fn max_model_len(self, wanted: Option<u32>, context_length: u32) -> Result<u32, CliError> {
+        match wanted {
+            Some(len) if len > context_length => {
+                Err(CliError::Config(format!("--max-model-len {len}: the model's context is {context_length}")))
+            }
+            Some(len) => Ok(len),
+            None => Ok(self.default_max_model_len.unwrap_or(u32::MAX).min(context_length)),
         }
-        Some(len) => Ok(len),
-        None => Ok(limits.default_max_model_len.unwrap_or(u32::MAX).min(context_length)),
     }
 }
 
@@ -175,27 +181,27 @@ fn kv_cache(
     loaded: &LoadedModel,
 ) -> Result<KvCache, CliError> {
     let config = &loaded.config;
-    let shape = KvShape {
-        layers: config.num_layers,
-        kv_heads: config.num_kv_heads,
-        head_dim: config.head_dim,
-        block_size: args.block_size as usize,
-        kv_type: loaded.kv_type,
-    };
+    let shape = kv_shape(config, args.block_size, loaded.kv_type);
     let bad_cache = |e: KvCacheError| CliError::Config(format!("--kv-cache: {e}"));
     let plan = memory::KvPlan {
         block_bytes: shape.block_bytes().map_err(bad_cache)?,
         block_size: args.block_size,
         max_model_len,
         max_num_seqs: limits.max_num_seqs,
-        reserved_bytes: Workspace::bytes(
-            config,
-            loaded.weights.token_embd.n(),
-            limits.max_num_batched_tokens as usize,
-            limits.logits_rows(),
-        ),
+        reserved_bytes: limits.workspace_bytes(config, loaded.weights.token_embd.n()),
     };
     KvCache::new(shape, plan.num_blocks(args.kv_cache)?).map_err(bad_cache)
+}
+
+/// The cache of the model.
+pub fn kv_shape(config: &ModelConfig, block_size: u32, kv_type: KvType) -> KvShape {
+    KvShape {
+        layers: config.num_layers,
+        kv_heads: config.num_kv_heads,
+        head_dim: config.head_dim,
+        block_size: block_size as usize,
+        kv_type,
+    }
 }
 
 fn model_info(loaded: &LoadedModel) -> ModelInfo {

@@ -3,11 +3,12 @@
 use super::error::CliError;
 use super::output::model_file_error;
 use super::progress::Bar;
+use super::whole_file::write_whole;
 use crate::gguf::ModelFile;
 use crate::gguf::test_model::TestModel;
 use crate::gguf::writer::Value;
 use crate::quant::WeightType;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -105,7 +106,12 @@ impl Shape {
 /// Writes the file.
 pub fn run(args: SynthArgs) -> Result<(), CliError> {
     let model = describe(&args)?;
-    write_whole(&args.out, &model)
+    write_whole(&args.out, |file| {
+        write_model(file, &model).map_err(|error| match error.kind() {
+            ErrorKind::InvalidInput => CliError::Usage(error.to_string()),
+            _ => CliError::Io(format!("writing {}: {error}", args.out.display())),
+        })
+    })
 }
 
 /// The model that the flags ask for.
@@ -165,30 +171,6 @@ fn tokenizer_keys(path: &Path) -> Result<(usize, Vec<(String, Value)>), CliError
     Ok((tokens, copied.collect()))
 }
 
-/// Writes to a temporary name beside `out` and renames it when it is whole, so that a file called `out` is complete.
-fn write_whole(out: &Path, model: &TestModel) -> Result<(), CliError> {
-    if fs::metadata(out).is_ok_and(|stat| !stat.is_file()) {
-        return Err(CliError::CannotOpen(format!("{}: not a regular file", out.display())));
-    }
-    let Some(name) = out.file_name() else {
-        return Err(CliError::Usage(format!("{}: not a file name", out.display())));
-    };
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    temporary_name.push(format!(".{}.partial", std::process::id()));
-    let temporary = out.with_file_name(temporary_name);
-    let file = File::create(&temporary)
-        .map_err(|error| CliError::CannotOpen(format!("cannot create {}: {error}", temporary.display())))?;
-    let written = write_model(file, model).and_then(|()| fs::rename(&temporary, out));
-    written.map_err(|error| {
-        let _ = fs::remove_file(&temporary);
-        match error.kind() {
-            ErrorKind::InvalidInput => CliError::Usage(error.to_string()),
-            _ => CliError::Io(format!("writing {}: {error}", out.display())),
-        }
-    })
-}
-
 fn write_model(file: File, model: &TestModel) -> std::io::Result<()> {
     let mut bar = Bar::new(model.tensor_bytes()?, "writing");
     let mut done = 0;
@@ -204,6 +186,7 @@ fn write_model(file: File, model: &TestModel) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn args(shape: &str, weight_type: &str, out: &Path) -> SynthArgs {
         SynthArgs {

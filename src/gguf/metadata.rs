@@ -59,6 +59,13 @@ impl Metadata {
         self.entries.iter().filter_map(|entry| std::str::from_utf8(self.slice(&entry.key)).ok())
     }
 
+    /// All keys, as they stand in the file.
+    pub fn keys_in_file_order(&self) -> impl Iterator<Item = &str> {
+        let mut entries: Vec<&Entry> = self.entries.iter().collect();
+        entries.sort_unstable_by_key(|entry| entry.key.start);
+        entries.into_iter().filter_map(|entry| std::str::from_utf8(self.slice(&entry.key)).ok())
+    }
+
     /// Whether the key occurs.
     pub fn contains(&self, key: &str) -> bool {
         self.find(key).is_some()

@@ -1,11 +1,14 @@
-//! Model files in the GGUF format: reading (`parse`, `metadata`, `mmap`, `split`) and writing (`writer`, `test_model`).
+//! Model files in the GGUF format: reading (`parse`, `metadata`, `mmap`, `split`) and writing (`writer`, `quantize`,
+//! `test_model`).
 
 pub mod error;
 pub mod metadata;
 mod mmap;
 mod model_file;
 pub mod parse;
+pub mod quantize;
 mod reader;
+pub mod recipe;
 mod split;
 pub mod tensor_type;
 pub mod test_model;

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// First read of a header; later ones are four times as long, up to the file or [`MAX_HEADER_BYTES`].
 const FIRST_READ: u64 = 4 << 20;
@@ -26,6 +26,8 @@ pub struct ModelFile {
     /// Indices into `tensors`, sorted by name.
     by_name: Vec<usize>,
     parts: Vec<Part>,
+    /// Of the parts; none for a model in memory.
+    paths: Vec<PathBuf>,
     version: u32,
     header_sha256: String,
 }
@@ -108,7 +110,8 @@ impl ModelFile {
         }
         let num_tensors = headers.iter().map(|h| h.tensors.len()).sum();
         split::check_tensor_count(path, &headers[0].metadata, num_tensors)?;
-        Self::assemble(headers, parts)
+        let paths = [vec![path.to_owned()], others].concat();
+        Ok(Self { paths, ..Self::assemble(headers, parts)? })
     }
 
     /// A whole model file in memory: the embedded model and tests. The parts of a split model cannot be joined here.
@@ -142,7 +145,7 @@ impl ModelFile {
         }
         let header_sha256 = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let metadata = metadata.ok_or_else(|| GgufError::MissingKey { key: "general.architecture".into() })?;
-        Ok(Self { metadata, tensors, by_name, parts, version, header_sha256 })
+        Ok(Self { metadata, tensors, by_name, parts, paths: Vec::new(), version, header_sha256 })
     }
 
     /// The metadata; of the first part where the model is split.
@@ -168,6 +171,11 @@ impl ModelFile {
     /// Number of files: 1 unless the model is split.
     pub fn num_parts(&self) -> usize {
         self.parts.len()
+    }
+
+    /// The files it was opened from; none for a model in memory.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     /// SHA-256, in hex, of everything before the tensor data (magic to the end of the tensor table), part after part.

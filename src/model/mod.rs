@@ -4,6 +4,7 @@ pub mod architecture;
 pub mod config;
 pub mod decoder;
 pub mod description;
+pub mod footprint;
 mod keys;
 mod loader;
 pub mod observer;

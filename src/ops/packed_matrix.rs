@@ -57,14 +57,19 @@ impl PackedMatrix {
         }
         // `raw` exists and has n * k elements, so these products are far from overflowing.
         let lines_per_panel = panel_lines(ty, k);
-        let lines = lines_per_panel.checked_mul(n.div_ceil(PANEL_ROWS)).ok_or_else(shape)?;
-        let bytes = lines.checked_mul(size_of::<Line>()).ok_or_else(shape)?;
+        let bytes = Self::planned_bytes(ty, n, k).ok_or_else(shape)?;
         let mut panels = HugeBuffer::zeroed(bytes).map_err(|_| PackError::OutOfMemory { ty, n, k, bytes })?;
         bytemuck::cast_slice_mut::<u8, Line>(panels.bytes_mut())
             .par_chunks_mut(lines_per_panel)
             .zip(raw.par_chunks(row_bytes * PANEL_ROWS))
             .for_each(|(panel, rows)| pack_panel(ty, k, rows, panel));
         Ok(Self { n, k, ty, lines_per_panel, panels })
+    }
+
+    /// Bytes the panels of an `[n, k]` matrix take, for the memory plan; `None` where they overflow. `k` is that of a
+    /// tensor that exists.
+    pub fn planned_bytes(ty: WeightType, n: usize, k: usize) -> Option<usize> {
+        panel_lines(ty, k).checked_mul(n.div_ceil(PANEL_ROWS))?.checked_mul(size_of::<Line>())
     }
 
     /// Output rows.

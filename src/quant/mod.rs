@@ -1,5 +1,6 @@
 //! Block formats of GGUF weights: sizes, and scalar conversion to and from f32.
 
+pub mod encode;
 mod float;
 pub mod iq4_nl;
 pub mod iq4_xs;

@@ -57,11 +57,20 @@ pub(super) fn dequantize(bytes: &[u8], out: &mut [f32]) {
 pub(super) fn quantize(x: &[f32], out: &mut Vec<u8>) {
     for xs in x.as_chunks::<BLOCK_LEN>().0 {
         let affine = Affine::<8>::of(xs, 15, 63);
-        out.extend(f16_bytes(affine.d).0);
-        out.extend(f16_bytes(affine.dmin).0);
-        out.extend(pack_scales(&affine.scales, &affine.minimums));
-        let code = |i: usize| affine.code(xs, i);
-        let pairs = (0..128).map(|i| i / 32 * 64 + i % 32);
-        out.extend(pairs.map(|i| code(i) | code(i + 32) << 4));
+        let halves = [f16_bytes(affine.d).0, f16_bytes(affine.dmin).0];
+        pack(halves, (&affine.scales, &affine.minimums), |i| affine.code(xs, i), out);
     }
+}
+
+/// Appends one block: the bytes of `d` and `dmin`, scales and minimums, and the code (0 ..= 15) of each element.
+pub(super) fn pack(
+    halves: [[u8; 2]; 2],
+    (scales, minimums): (&[u8; 8], &[u8; 8]),
+    code: impl Fn(usize) -> u8,
+    out: &mut Vec<u8>,
+) {
+    out.extend(halves.as_flattened());
+    out.extend(pack_scales(scales, minimums));
+    let pairs = (0..128).map(|i| i / 32 * 64 + i % 32);
+    out.extend(pairs.map(|i| code(i) | code(i + 32) << 4));
 }

@@ -34,11 +34,16 @@ pub(super) fn quantize(x: &[f32], out: &mut Vec<u8>) {
     for xs in x.as_chunks::<BLOCK_LEN>().0 {
         let scaled = Scaled::<16>::of(xs, 32.0, 127.0);
         let code = |i: usize| (scaled.multiple(xs, i).round().clamp(-32.0, 31.0) + 32.0) as u8;
-        let pairs = (0..128).map(|i| i / 64 * 128 + i % 64);
-        out.extend(pairs.map(|i| code(i) & 15 | code(i + 64) << 4));
-        let fours = (0..64).map(|i| i / 32 * 128 + i % 32);
-        out.extend(fours.map(|i| (0..4).fold(0, |bits, n| bits | code(i + 32 * n) >> 4 << (2 * n))));
-        out.extend(scaled.scales.map(i8::cast_unsigned));
-        out.extend(f16_bytes(scaled.d).0);
+        pack(f16_bytes(scaled.d).0, &scaled.scales, code, out);
     }
+}
+
+/// Appends one block: the bytes of `d`, the scales, and the code (0 ..= 63) of each element.
+pub(super) fn pack(d: [u8; 2], scales: &[i8; 16], code: impl Fn(usize) -> u8, out: &mut Vec<u8>) {
+    let pairs = (0..128).map(|i| i / 64 * 128 + i % 64);
+    out.extend(pairs.map(|i| code(i) & 15 | code(i + 64) << 4));
+    let fours = (0..64).map(|i| i / 32 * 128 + i % 32);
+    out.extend(fours.map(|i| (0..4).fold(0, |bits, n| bits | code(i + 32 * n) >> 4 << (2 * n))));
+    out.extend(scales.map(i8::cast_unsigned));
+    out.extend(d);
 }

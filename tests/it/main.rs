@@ -22,6 +22,7 @@ mod load_http;
 mod load_tester;
 mod metrics;
 mod overload;
+mod quantize;
 mod sampling;
 mod serve;
 mod simulation;
