@@ -151,7 +151,6 @@ fn the_error_is_near_what_brute_force_finds_for_real_scales() {
         four.0 += squared_error(&x, &round_trip(WeightType::Q4K, &x));
         four.1 += x.chunks(32).map(least_of_one_line).sum::<f64>();
     }
-    println!("Q6_K {:.4}, Q4_K {:.4} times the least", six.0 / six.1, four.0 / four.1);
     assert!(six.0 < 1.10 * six.1, "Q6_K, seeds 100..112: {six:?}");
     assert!(four.0 < 1.10 * four.1, "Q4_K, seeds 100..112: {four:?}");
 }
