@@ -108,6 +108,7 @@ mod tests {
 
     #[test]
     fn the_file_is_complete_and_nothing_else_is_left() {
+        covers!("QNT-11");
         let (dir, input) = folder(&TestModel::default());
         let out = dir.path().join("out.gguf");
         fs::write(&out, "an older file").expect("written");
@@ -119,6 +120,7 @@ mod tests {
 
     #[test]
     fn a_failure_leaves_nothing() {
+        covers!("QNT-11");
         let mut nan = vec![0; 64 * 64 * 4];
         nan[64 * 4..64 * 4 + 4].copy_from_slice(&f32::NAN.to_le_bytes());
         let name = "blk.1.attn_q.weight";
@@ -131,6 +133,7 @@ mod tests {
 
     #[test]
     fn what_is_read_is_not_written_over() {
+        covers!("QNT-12");
         let (dir, input) = folder(&TestModel::default());
         let (link, hard) = (dir.path().join("link.gguf"), dir.path().join("hard.gguf"));
         std::os::unix::fs::symlink(&input, &link).expect("linked");

@@ -195,6 +195,7 @@ mod tests {
 
     #[test]
     fn norms_vectors_routers_and_positions_stay() {
+        covers!("QNT-1");
         for (name, dims) in [
             ("blk.0.attn_norm.weight", &[256][..]),
             ("blk.0.attn_q_norm.weight", &[256, 4]),
@@ -248,6 +249,7 @@ mod tests {
 
     #[test]
     fn rows_that_are_no_whole_blocks_fall_back() {
+        covers!("QNT-2");
         for (recipe, row, expected) in [
             (Recipe::Q4KM, 688, F16),
             (Recipe::Q4KM, 704, Q8_0),

@@ -69,6 +69,7 @@ fn exit_codes_tell_what_was_wrong() {
 /// A split model becomes one file with the tensors of all parts, and no part of it is written over.
 #[test]
 fn the_parts_of_a_split_model_become_one_file() {
+    covers!("QNT-3");
     let dir = tempfile::tempdir().expect("a folder");
     let part = |n: u16| dir.path().join(format!("m-{n:05}-of-00002.gguf"));
     let whole = TestModel::default();
@@ -95,6 +96,7 @@ fn the_parts_of_a_split_model_become_one_file() {
 /// What `inspect` says is what `serve` logs of the weights it packs, but for the vectors.
 #[test]
 fn inspect_tells_the_memory_of_the_demo_model() {
+    covers!("QNT-30");
     let output = command().args(["inspect", "--json", "--max-model-len", "100", "--max-num-seqs", "2", DEMO]).output();
     let object: serde_json::Value = serde_json::from_slice(&output.expect("it runs").stdout).expect("JSON");
     let memory = &object["memory"];

@@ -32,6 +32,7 @@ fn wide() -> TestModel {
 
 #[test]
 fn every_tensor_has_the_type_of_the_recipe_and_the_bytes_of_the_encoder() {
+    covers!("QNT-1");
     let file = open(&wide());
     for (recipe, attn_q, attn_v, down, head) in [
         (Recipe::F16, F16, F16, F16, F16),
@@ -61,6 +62,7 @@ fn every_tensor_has_the_type_of_the_recipe_and_the_bytes_of_the_encoder() {
 
 #[test]
 fn every_key_is_copied_in_order_but_for_the_two_that_tell_types() {
+    covers!("QNT-10");
     let model = wide()
         .with_key_removed("general.file_type")
         .with_key_removed("general.quantization_version")
@@ -88,6 +90,7 @@ fn every_key_is_copied_in_order_but_for_the_two_that_tell_types() {
 
 #[test]
 fn an_alignment_of_its_own_is_kept() {
+    covers!("QNT-10");
     let file = open(&wide());
     let steps = plan(&file, Recipe::Q8_0).expect("a plan");
     let aligned = |alignment: u32| {
@@ -109,6 +112,7 @@ fn an_alignment_of_its_own_is_kept() {
 
 #[test]
 fn a_type_that_is_there_already_is_copied_and_a_quantised_one_is_told() {
+    covers!("QNT-3");
     let file = open(&TestModel { weight_type: Q8_0, ..wide() });
     let steps = plan(&file, Recipe::Q8_0).expect("a plan");
     assert!(steps.iter().all(|step| step.convert.is_none() && !step.requantises()));
@@ -128,6 +132,7 @@ fn a_type_that_is_there_already_is_copied_and_a_quantised_one_is_told() {
 
 #[test]
 fn stacks_of_experts_are_encoded_row_by_row() {
+    covers!("QNT-4");
     let bytes: Vec<u8> = (0..3 * 4 * 256).flat_map(|i| ((i * 37 % 101) as f32 - 50.0).to_le_bytes()).collect();
     let name = "blk.0.ffn_up_exps.weight";
     let model = wide().with_extra_tensor(name, &[256, 4, 3], 0).with_tensor_data(name, &bytes);
@@ -141,6 +146,7 @@ fn stacks_of_experts_are_encoded_row_by_row() {
 
 #[test]
 fn a_matrix_of_several_slabs_is_whole() {
+    covers!("QNT-13");
     let model = TestModel { hidden: 256, vocab: 9001, ffn: 32, layers: 1, ..TestModel::default() };
     let file = open(&model);
     let name = "token_embd.weight";
@@ -152,6 +158,7 @@ fn a_matrix_of_several_slabs_is_whole() {
 
 #[test]
 fn what_cannot_be_encoded_or_decoded_is_named() {
+    covers!("QNT-3", "QNT-21");
     let name = "blk.2.attn_k.weight";
     let mut data: Vec<u8> = (0..32 * 256).flat_map(|_| 0.5f32.to_le_bytes()).collect();
     data[4 * (5 * 256 + 9)..][..4].copy_from_slice(&f32::INFINITY.to_le_bytes());

@@ -47,6 +47,7 @@ fn normals(seed: u64) -> [f32; 256] {
 
 #[test]
 fn blocks_without_a_choice_are_those_of_the_gguf_package() {
+    covers!("QNT-20");
     let bytes = |hex: &str| -> Vec<u8> {
         (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")).collect()
     };
@@ -94,6 +95,7 @@ fn blocks() -> Vec<(String, [f32; 256])> {
 /// What the K types promise: never worse than the plain choice from the smallest to the largest element.
 #[test]
 fn the_error_is_never_above_the_plain_choices() {
+    covers!("QNT-23");
     for ty in K_TYPES {
         let (mut ours, mut plain) = (0.0, 0.0);
         for (what, x) in blocks() {
@@ -143,6 +145,7 @@ fn least_of_one_line(x: &[f32]) -> f64 {
 /// the grid is coarse: its scales are integers of 6 or 8 bits times one f16.
 #[test]
 fn the_error_is_near_what_brute_force_finds_for_real_scales() {
+    covers!("QNT-22");
     let (mut six, mut four) = ((0.0, 0.0), (0.0, 0.0));
     for seed in 100..112 {
         let x = normals(seed);
@@ -179,6 +182,7 @@ fn ranges(ty: WeightType, bytes: &[u8]) -> Vec<(f32, f32, f32)> {
 /// their codes of at most 127 and 8 are off by that many times as much.
 #[test]
 fn every_element_is_within_half_a_step() {
+    covers!("QNT-24");
     for ty in BLOCK_TYPES {
         let length = ty.block_len();
         for (what, x) in blocks() {
@@ -226,6 +230,7 @@ fn values_on_the_grid_come_back_exactly() {
 
 #[test]
 fn zeros_stay_zeros_and_what_is_too_small_for_a_scale_becomes_zero() {
+    covers!("QNT-25");
     for ty in BLOCK_TYPES {
         for value in [0.0, -0.0, 1e-45, -1e-40, 1e-20] {
             let out = round_trip(ty, &[value; 256]);
@@ -254,6 +259,7 @@ fn constant_blocks_keep_their_value() {
 
 #[test]
 fn what_is_not_finite_is_refused_and_named() {
+    covers!("QNT-21");
     let types = WeightType::ALL;
     for ty in types {
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -270,6 +276,7 @@ fn what_is_not_finite_is_refused_and_named() {
 /// The largest magnitudes that have a finite encoding, and the next that has none.
 #[test]
 fn what_would_become_infinite_is_refused_and_named() {
+    covers!("QNT-21");
     for (ty, limit) in [
         (WeightType::F16, 65_504.0),
         (WeightType::Q8_0, 65_504.0 * 127.0),
