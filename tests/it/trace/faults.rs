@@ -123,7 +123,7 @@ fn element_of(trace: &Trace, name: Name, layer: Option<usize>) -> usize {
     t * row + 1
 }
 
-/// A value that is off by one and a half of its tolerance fails at its checkpoint; one off by half of it passes.
+/// A value that is off by a tenth more than its tolerance fails at its checkpoint; one off by a tenth less passes.
 #[test]
 fn each_checkpoint_sees_an_error_above_its_tolerance() {
     let good = trace(&model());
@@ -143,13 +143,13 @@ fn each_checkpoint_sees_an_error_above_its_tolerance() {
             let tolerance = tolerance * ((layer + 1) as f32).sqrt();
             let element = element_of(&good, name, Some(layer));
             let disturbed = |factor: f32| disturb(&good, name, Some(layer), element, factor * tolerance);
-            let first = first_failure(&disturbed(1.5), &good);
+            let first = first_failure(&disturbed(1.1), &good);
             assert_eq!((first.name, first.layer, first.check), (name, Some(layer), "values"));
             let place = if name == Name::Scores { vec![12, 0, 1] } else { vec![12, 1] };
             assert_eq!(first.first, Some(place));
             // These have checks within our trace that are closer.
             if !matches!(name, Name::Q | Name::K | Name::V | Name::KCache | Name::VCache) {
-                assert_eq!(compared(&disturbed(0.5), &good).first_failure(), None, "{name:?}");
+                assert_eq!(compared(&disturbed(0.9), &good).first_failure(), None, "{name:?}");
             }
         }
     }
