@@ -1,6 +1,7 @@
 //! What `/metrics` shows. One [`Metrics`] a server: its own recorder, so that two servers in one process do not mix.
 //!
-//! Names and labels are the contract of `specs/06_GRPC_API.md`; bucket bounds are those of vLLM, so that dashboards carry over.
+//! Names and labels are the contract of `specs/06_GRPC_API.md`; bucket bounds are those of vLLM, so that dashboards
+//! carry over.
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};

@@ -94,7 +94,8 @@ fn check(documents: &[Document], coverage: &Coverage) -> Vec<Problem> {
 /// The page of requirements and the tests that cover them.
 fn page(documents: &[Document], coverage: &Coverage) -> String {
     let mut page = String::from(
-        "# Traceability\n\nWhich tests cover which requirement. Made by `LLORCH_WRITE_TRACEABILITY=1 cargo test`, which \
+        "# Traceability\n\nWhich tests cover which requirement. Made by \
+         `LLORCH_WRITE_TRACEABILITY=1 cargo test`, which \
          also fails when this page is out of date. A name that begins with `it::` is an integration test, any other a \
          unit test.\n",
     );
@@ -168,12 +169,12 @@ mod rules_object {
     }
 
     fn problems(page: &str, coverage: &Coverage) -> Vec<String> {
-        check(&[parse("P.md", page)], coverage).iter().map(ToString::to_string).collect()
+        check(&[parse("README.md", page)], coverage).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn a_page_is_read() {
-        let document = parse("P.md", PAGE);
+        let document = parse("README.md", PAGE);
         let found: Vec<_> = document.requirements.iter().map(|r| (&r.id[..], r.level, r.line)).collect();
         let expected = [
             ("ABC-1", Some(Level::Must), 2),
@@ -194,7 +195,7 @@ mod rules_object {
     fn to_a_must_that_lost_its_test() {
         let mut lost = coverage();
         lost.tests.remove("AB-C2-10");
-        assert_eq!(problems(PAGE, &lost), ["specs/P.md:13: AB-C2-10 is a MUST that no test covers"]);
+        assert_eq!(problems(PAGE, &lost), ["specs/README.md:13: AB-C2-10 is a MUST that no test covers"]);
         let mut should = coverage();
         should.tests.remove("ABC-2");
         assert_eq!(problems(PAGE, &should).len(), 0, "a SHOULD may be without");
@@ -206,7 +207,7 @@ mod rules_object {
         unknown.add("run\ncovers\tABC-9\tit::z\n");
         assert_eq!(problems(PAGE, &unknown), ["it::z covers ABC-9, which is in no document"]);
         let double = format!("{PAGE}- **ABC-4 SHOULD** again\n");
-        assert_eq!(problems(&double, &coverage()), ["specs/P.md:22: ABC-4 is there twice"]);
+        assert_eq!(problems(&double, &coverage()), ["specs/README.md:22: ABC-4 is there twice"]);
         for text in ["## ABC-11 Title", "- **ABC-11** text", "| id | statement |\n|---|---|\n| ABC-11 | this |"] {
             let found = problems(&format!("{PAGE}{text}\n"), &coverage());
             assert!(
@@ -222,13 +223,13 @@ mod rules_object {
     fn to_tables_that_nobody_reads_or_that_are_not_there() {
         let mut unread = coverage();
         unread.tables.clear();
-        assert_eq!(problems(PAGE, &unread), ["specs/P.md:3: no test reads this validation table of ABC-1"]);
+        assert_eq!(problems(PAGE, &unread), ["specs/README.md:3: no test reads this validation table of ABC-1"]);
         let named = PAGE.replace("**Validation ABC-1**", "**Validation ABC-1 other**");
         assert_eq!(problems(&named, &coverage()).len(), 1);
         let stray = PAGE.replace("**Validation ABC-1**", "**Validation ABC-12**");
         assert_eq!(problems(&stray, &coverage()).len(), 2, "it belongs to nothing, and nobody reads it");
         let missing = format!("{PAGE}**Validation ABC-1 more**\n\nprose\n## Heading\n| x |\n|---|\n| 1 |\n");
-        assert_eq!(problems(&missing, &coverage()), ["specs/P.md:22: no table follows"]);
+        assert_eq!(problems(&missing, &coverage()), ["specs/README.md:22: no table follows"]);
     }
 
     fn log(target: &str, head: &Head, built: u128, line: &str) -> Log {
@@ -253,7 +254,7 @@ mod rules_object {
 
     #[test]
     fn to_a_page_that_is_out_of_date() {
-        let document = [parse("P.md", PAGE)];
+        let document = [parse("README.md", PAGE)];
         let full = page(&document, &coverage());
         assert!(full.contains("| ABC-1 | MUST | `b`, `it::a` |") && full.contains("| ABC-2 | SHOULD |  |"), "{full}");
         let mut lost = coverage();

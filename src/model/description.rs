@@ -94,6 +94,8 @@ pub struct Description {
     pub activation: Activation,
     /// Whether the feed-forward layer multiplies the activated gate with the up projection.
     pub gated: bool,
+    /// Whether Q, K and V must be one matrix; otherwise they are what the file has.
+    pub needs_fused_qkv: bool,
     /// Whether every projection of a layer must have its bias. Biases that a file has are used in any case.
     pub needs_biases: bool,
     /// Whether a layer without `ffn_norm` is one whose feed-forward layer reads what attention reads.
@@ -122,6 +124,7 @@ impl Default for Description {
             qk_norm: QkNorm::None,
             activation: Activation::Silu,
             gated: true,
+            needs_fused_qkv: false,
             needs_biases: false,
             may_share_norm: false,
             experts: None,

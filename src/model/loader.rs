@@ -61,7 +61,7 @@ impl<'a> Loader<'a> {
     fn qkv(&mut self, layer: usize) -> Result<(Linear, Linear, Linear), WeightsError> {
         let (hidden, q, kv) = (self.config.hidden_size, self.config.q_dim(), self.config.kv_dim());
         let fused = format!("blk.{layer}.attn_qkv");
-        if !self.has(&format!("{fused}.weight")) {
+        if !self.config.description.needs_fused_qkv && !self.has(&format!("{fused}.weight")) {
             let mut part = |what: &str, n| {
                 let name = format!("blk.{layer}.{what}");
                 let weight = self.matrix(&format!("{name}.weight"), n, hidden)?;

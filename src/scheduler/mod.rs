@@ -1,6 +1,7 @@
 //! Who computes how many tokens in the next step, and where their K and V go.
 //!
-//! Pure: no clock, no threads, no randomness; the same calls give the same plans. Behaviour: `specs/03_BATCHED_SCHEDULER.md`.
+//! Pure: no clock, no threads, no randomness; the same calls give the same plans. Behaviour:
+//! `specs/03_BATCHED_SCHEDULER.md`.
 //!
 //! There is one rule and there are no phases. A sequence has tokens that are *known* (prompt and generated) and tokens
 //! that are *computed* (their K and V are in the cache); a step hands out tokens to compute until the second number

@@ -1,4 +1,5 @@
-//! Requests that end before their time, at every stage: the right status, and every block back (`specs/06_GRPC_API.md`).
+//! Requests that end before their time, at every stage: the right status, and every block back
+//! (`specs/06_GRPC_API.md`).
 
 use crate::support::client::{
     Gate, Options, Stream, TestServer, assert_status, eventually, greedy_ids, named, request, text_of,

@@ -1,4 +1,5 @@
-//! More than the server can take: full queues, slow readers, many streams, the end of the process (`specs/06_GRPC_API.md`).
+//! More than the server can take: full queues, slow readers, many streams, the end of the process
+//! (`specs/06_GRPC_API.md`).
 
 use crate::support::client::{
     Completion, Gate, Options, Stream, TestServer, assert_status, endpoint, eventually, greedy_ids, request, text_of,

@@ -3,8 +3,8 @@
 
     compare_live.py target/release/llorch-cpud MODEL.gguf... [--isa scalar,avx2,avx512] [--max-tokens 8] [--verbose]
 
-For each model: `numpy_trace.py`'s trace in float64 of the weights as the file has them, then `trace` on each path with an
-F32 cache, and `compare` with the tolerances of the weights' type. Ends with 1 where a comparison fails.
+For each model: `numpy_trace.py`'s trace in float64 of the weights as the file has them, then `trace` on each path with
+an F32 cache, and `compare` with the tolerances of the weights' type. Ends with 1 where a comparison fails.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 //! The requirements and the validation tables of `specs/*.md`.
 //!
 //! A requirement is a heading `## ID LEVEL title` of the second level or below, a list item `- **ID LEVEL** text`, or a
-//! row of a table whose header begins with `id | level`. After a line `<!-- level: LEVEL -->` the level may be left out.
-//! A validation table follows a line that begins with `**Validation ID**` or `**Validation ID name**`. Blocks of code are
-//! skipped.
+//! row of a table whose header begins with `id | level`. After a line `<!-- level: LEVEL -->` the level may be left
+//! out. A validation table follows a line that begins with `**Validation ID**` or `**Validation ID name**`. Blocks of
+//! code are skipped.
 
 use super::table::Table;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! GPT-2: LayerNorm, learned positions, one matrix for Q, K and V, biases everywhere, GELU (`specs/01_GPT2_PIPELINE.md`).
+//! GPT-2: LayerNorm, learned positions, one matrix for Q, K and V, biases everywhere, GELU:
+//! `specs/01_GPT2_PIPELINE.md`.
 
 use crate::model::description::{Description, Positions};
 use crate::ops::activation::Activation;
@@ -10,6 +11,7 @@ pub fn describe() -> Description {
         positions: Positions::Learned,
         activation: Activation::GeluTanh,
         gated: false,
+        needs_fused_qkv: true,
         needs_biases: true,
         ..Description::default()
     }

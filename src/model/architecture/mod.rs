@@ -78,8 +78,8 @@ fn experts(keys: &Keys<'_>, intermediate_size: usize) -> Result<Option<Experts>,
 
 /// The window that `attention.sliding_window` tells of, `None` where the key is absent or 0.
 ///
-/// The key `attention.sliding_window_pattern` says which layers have it: a bool or number for each, or a number `n`, where the
-/// last layer of each `n` sees everything (0: none does).
+/// The key `attention.sliding_window_pattern` says which layers have it: a bool or number for each, or a number `n`,
+/// where the last layer of each `n` sees everything (0: none does).
 fn window(keys: &Keys<'_>, sizes: Sizes, default_period: u32) -> Result<Option<Window>, ConfigError> {
     let Some(size) = keys.nonzero("attention.sliding_window")? else { return Ok(None) };
     let size = keys.in_range("attention.sliding_window", size, u32::MAX)? as u32;

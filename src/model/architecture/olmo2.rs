@@ -1,5 +1,5 @@
-//! OLMo 2 and 3: norms behind the sublayers only, and of the whole Q and K projections. OLMo 3 has layers with a window,
-//! which rotate without scaling.
+//! OLMo 2 and 3: norms behind the sublayers only, and of the whole Q and K projections. OLMo 3 has layers with a
+//! window, which rotate without scaling.
 
 use super::{Sizes, window};
 use crate::model::description::{Description, NormPlacement, Positions, QkNorm, Window};

@@ -5,5 +5,5 @@ use crate::model::description::{Description, Positions};
 use crate::ops::rope::Pairing;
 
 pub fn describe() -> Description {
-    Description { positions: Positions::Rotary(Pairing::Halves), ..gpt2::describe() }
+    Description { positions: Positions::Rotary(Pairing::Halves), needs_fused_qkv: false, ..gpt2::describe() }
 }

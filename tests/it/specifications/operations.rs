@@ -1,5 +1,5 @@
-//! Single operations of `specs/01_GPT2_PIPELINE.md` and `specs/02_LLAMA2_PIPELINE.md` against the small vectors of their
-//! tables, whose inputs are exact in f32. u is 2^-24.
+//! Single operations of `specs/01_GPT2_PIPELINE.md` and `specs/02_LLAMA2_PIPELINE.md` against the small vectors of
+//! their tables, whose inputs are exact in f32. u is 2^-24.
 
 use crate::spec::table;
 use crate::spec::table::Table;
@@ -52,8 +52,8 @@ fn gpt2_blk_002_layer_norm() {
         let mut out = vec![0.0; x.len()];
         let norm = Norm { kind: NormKind::Layer, weight: &weight, bias: Some(&bias), eps: 1e-5 };
         normalize(ctx, &x, &norm, &mut out);
-        // NORM-2 with one chunk of 16: c = 6, |x| and f * |weight| below 3, so that the mean moves an output by less than
-        // 6 u * 3 * 3; the rest is 10 u of an output below 4, and u of it after the bias.
+        // NORM-2 with one chunk of 16: c = 6, |x| and f * |weight| below 3, so that the mean moves an output by less
+        // than 6 u * 3 * 3; the rest is 10 u of an output below 4, and u of it after the bias.
         assert_close("layer norm", &out, &vector(&table, "out"), 0.0, (54.0 + 40.0 + 4.0) * U);
     });
 }

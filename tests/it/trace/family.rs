@@ -1,5 +1,5 @@
-//! Every architecture beside references that we did not write: `tests/golden/traces`, made by NumPy in float64 and agreed
-//! with by llama.cpp and tinygrad (`tests/reference/README.md`).
+//! Every architecture beside references that we did not write: `tests/golden/traces`, made by NumPy in float64 and
+//! agreed with by llama.cpp and tinygrad (`tests/reference/README.md`).
 
 use super::comparing::folder;
 use super::{Run, run_prompt};
