@@ -170,7 +170,7 @@ fn float<const C: usize, const V: usize, const TYPE: u8, const FIRST: usize>(
     store_sums(&sums, FIRST, acc);
 }
 
-/// The same lines, but as if their place had come out of `sums`: the compiler has to finish these first and then to read.
+/// The same lines, but as if their place had come out of `sums`: the compiler has to finish these first, then to read.
 /// Left alone it widens both k of a pair at a time: more values than there are registers, so that sums go to memory and
 /// back at every step.
 #[inline]

@@ -176,8 +176,8 @@ pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
 }
 
 /// Whether the path multiplies expanded weights when `tiles` tiles of activations share them. The vector paths take
-/// codes for a single tile from the stored lines, AVX-512 for up to four where taking them apart is little work: with so
-/// few, writing and reading the wider numbers costs more than doing it again for each. So with F16, which AVX-512
+/// codes for a single tile from the stored lines, AVX-512 for up to four where taking them apart is little work: with
+/// so few, writing and reading the wider numbers costs more than doing it again for each. So with F16, which AVX-512
 /// widens once for four tiles and more.
 pub fn wants_expansion(isa: Isa, ty: WeightType, tiles: usize) -> bool {
     let direct = match (isa.path(), ty) {
