@@ -23,8 +23,8 @@
 //! 4. While a segment computes from L1, the next one is prefetched into L2, a few lines every step. With several tiles
 //!    the segment is in L1 for all but the first, and each prefetches its share.
 //! 5. A BF16 pair is one 32-bit lane: even k is a shift left, odd k a mask.
-//! 6. Codes of less than a byte are taken apart in registers, group by group, when a single tile of columns reads them;
-//!    for more tiles they were expanded once.
+//! 6. Codes of less than a byte are taken apart in registers, group by group, when few tiles of columns read them; for
+//!    more tiles they were expanded once ([`super::panel::wants_expansion`]).
 //! 7. Super-blocks (`blocks_256`) add `float(dot) * scale` of each sub-block to sums of their own, and these to the
 //!    running sums once in 256 k. All minimums of a super-block are one integer dot product of pairs (`vpdpwssd`).
 #![allow(unsafe_code)]

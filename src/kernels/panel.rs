@@ -176,13 +176,20 @@ pub const fn expanded_lines(ty: WeightType, k: usize) -> usize {
 }
 
 /// Whether the path multiplies expanded weights when `tiles` tiles of activations share them. The vector paths take
-/// codes for a single tile from the stored lines. AVX-512 widens F16 once for four tiles and more: below that, writing
-/// and reading the wider numbers costs more than converting them for each tile.
+/// codes for a single tile from the stored lines, AVX-512 for up to four where taking them apart is little work: with
+/// so few, writing and reading the wider numbers costs more than doing it again for each. So with F16, which AVX-512
+/// widens once for four tiles and more.
 pub fn wants_expansion(isa: Isa, ty: WeightType, tiles: usize) -> bool {
-    match ty {
-        WeightType::F16 => isa.path() == Path::Avx512 && tiles > 3,
-        _ => is_packed(ty) && (isa.path() == Path::Scalar || tiles > 1),
-    }
+    let direct = match (isa.path(), ty) {
+        (_, WeightType::F32 | WeightType::BF16 | WeightType::Q8_0) => return false,
+        (Path::Avx512, WeightType::F16) => 3,
+        (_, WeightType::F16) => return false,
+        (Path::Scalar, _) => 0,
+        (Path::Avx512, WeightType::Q2K | WeightType::Q3K | WeightType::Q5K | WeightType::Q6K) => 1,
+        (Path::Avx512, _) => 4,
+        (Path::Avx2 | Path::AvxVnni, _) => 1,
+    };
+    tiles > direct
 }
 
 /// Lines of codes in a block; its scales follow.
