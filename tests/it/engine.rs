@@ -268,3 +268,24 @@ fn an_abort_before_the_fork_ends_all() {
     let reports = run(&mut engine);
     assert_eq!([4, 5].map(|id| tokens_of(&reports, SeqId(id)).0.len()), [4, 4]);
 }
+
+/// Point 3a: blocks that others refer to are not needed again, and cached ones are as good as free.
+#[test]
+fn blocks_that_are_shared_or_cached_do_not_stand_in_the_way() {
+    let mut engine = fake_engine(SchedulerConfig { num_blocks: 8, ..limits() }, vec![], VOCAB);
+    let prompt: Vec<TokenId> = (1..=17).collect();
+    engine.submit(SeqId(0), cached(&prompt, params(8), "")).unwrap();
+    // 17 tokens: a step of 16, a step of 1.
+    engine.step();
+    engine.step();
+    assert_eq!((engine.occupancy().blocks_used, engine.occupancy().blocks_free), (5, 3));
+    // Another needs 5 blocks, 4 of which are there; one more is for the first to grow into.
+    engine.submit(SeqId(1), cached(&prompt, params(8), "")).unwrap();
+    assert_eq!(engine.step().first_scheduled, [FirstRun { id: SeqId(1), cached_tokens: 16 }]);
+    assert_eq!(engine.occupancy().blocks_used, 6);
+    assert!(run(&mut engine).iter().all(|report| report.num_preempted == 0));
+    // All is cached that is known, and another domain gets all of it.
+    assert_eq!((engine.occupancy().blocks_used, engine.occupancy().blocks_free), (0, 2));
+    let (tokens, computed, hit) = run_alone(&mut engine, 2, cached(&[9; 24], params(8), "other"));
+    assert_eq!((tokens.len(), computed, hit), (8, 31, 0));
+}
