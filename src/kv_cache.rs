@@ -255,6 +255,15 @@ impl KvCache {
         self.block_len
     }
 
+    /// Copies what block `from` holds, in every layer, to block `to`. All bits stay as they are.
+    pub fn copy_block(&mut self, from: usize, to: usize) {
+        let bytes = self.block_len * self.shape.kv_type.bytes();
+        assert!(from < self.num_blocks && to < self.num_blocks, "block {from} or {to} of {}", self.num_blocks);
+        for layer in &mut self.layers {
+            layer.bytes_mut().copy_within(from * bytes..(from + 1) * bytes, to * bytes);
+        }
+    }
+
     /// The elements of `layer` (`0..layers`).
     pub fn layer(&self, layer: usize) -> LayerKv<'_> {
         let bytes = &self.layers[layer].bytes()[..self.num_blocks * self.block_len * self.shape.kv_type.bytes()];

@@ -45,7 +45,7 @@ const GAUGES: [(&str, &str); 14] = [
     ("llorch_connections", "Open gRPC connections"),
 ];
 
-const COUNTERS: [(&str, &str); 11] = [
+const COUNTERS: [(&str, &str); 13] = [
     ("llorch_requests_total", "RPCs that ended, by name and status code"),
     ("llorch_requests_finished_total", "Sequences that finished, by reason"),
     ("llorch_requests_cancelled_total", "Sequences ended from outside, by the stage they were in"),
@@ -54,6 +54,8 @@ const COUNTERS: [(&str, &str); 11] = [
     ("llorch_generation_tokens_total", "Tokens generated"),
     ("llorch_preemptions_total", "Sequences that lost their KV blocks to others"),
     ("llorch_recomputed_tokens_total", "Tokens computed again after a preemption"),
+    ("llorch_prefix_cache_queried_tokens_total", "Tokens looked up in the prefix cache by sequences that begin to run"),
+    ("llorch_prefix_cache_hit_tokens_total", "Those of them that it held"),
     ("llorch_wasted_tokens_total", "Tokens computed for nothing, by cause"),
     ("llorch_engine_restarts_total", "Restarts of the engine after a fault"),
     ("llorch_slow_consumers_total", "Streams cut because the client did not read"),
@@ -98,6 +100,8 @@ pub struct EngineMetrics {
     pub draining: Gauge,
     pub prompt_computed: Counter,
     pub prompt_cached: Counter,
+    pub prefix_queried: Counter,
+    pub prefix_hit: Counter,
     pub generation: Counter,
     pub preemptions: Counter,
     pub recomputed: Counter,
@@ -227,6 +231,8 @@ impl EngineMetrics {
             draining: gauge!("llorch_draining"),
             prompt_computed: counter!("llorch_prompt_tokens_total", "source" => "computed"),
             prompt_cached: counter!("llorch_prompt_tokens_total", "source" => "cached"),
+            prefix_queried: counter!("llorch_prefix_cache_queried_tokens_total"),
+            prefix_hit: counter!("llorch_prefix_cache_hit_tokens_total"),
             generation: counter!("llorch_generation_tokens_total"),
             preemptions: counter!("llorch_preemptions_total"),
             recomputed: counter!("llorch_recomputed_tokens_total"),

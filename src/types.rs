@@ -1,5 +1,7 @@
 //! Values that cross module borders. Plain data: no IO, no threads, no clock.
 
+use sha2::{Digest, Sha256};
+
 /// Index into the model's vocabulary, `0 .. vocab_size`.
 pub type TokenId = u32;
 
@@ -14,6 +16,29 @@ pub struct BlockId(pub u32);
 /// One token's place in the pool: `block_id * block_size + offset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
+
+/// Who shares cached prefixes: the sequences of one domain, and no others. A digest of model, tenant and salt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CacheDomain(pub [u8; 32]);
+
+impl CacheDomain {
+    /// SHA-256 over the three, each after its length: no two triples run together.
+    pub fn new(model: &str, tenant: &str, salt: &str) -> Self {
+        let mut digest = Sha256::new_with_prefix("llorch-cpud prefix cache 1");
+        for part in [model, tenant, salt] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        Self(digest.finalize().into())
+    }
+}
+
+/// A block whose contents are copied to another before anything is written in a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockCopy {
+    pub from: BlockId,
+    pub to: BlockId,
+}
 
 /// Why a sequence ended well. Errors and cancellations are not finish reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +91,12 @@ pub struct Sampled {
 ///
 /// Sequence `b` owns the rows `query_start_loc[b] .. query_start_loc[b + 1]`, in position order, and the blocks
 /// `block_tables[block_table_start[b] .. block_table_start[b + 1]]`; position `p` of it lives in block `p / block_size`
-/// of that list at offset `p % block_size`.
+/// of that list at offset `p % block_size`. Sequences may
+/// share blocks; a block that is written in the step belongs to one of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardBatch {
+    /// Done in this order before the pass, by who calls the model: the sequences of `to` write behind what they share.
+    pub block_copies: Vec<BlockCopy>,
     /// `[T]` input tokens.
     pub token_ids: Vec<TokenId>,
     /// `[T]` position of each token in its sequence, from 0.
@@ -100,6 +128,7 @@ impl ForwardBatch {
 
     /// Empties every array and keeps the memory.
     pub fn clear(&mut self) {
+        self.block_copies.clear();
         self.token_ids.clear();
         self.positions.clear();
         self.slot_mapping.clear();

@@ -128,7 +128,8 @@ fn submit(
     let submit_one = |index: u32| {
         let prompt: Arc<[TokenId]> =
             (0..prompt_tokens).map(|i| (mix(u64::from(index) << 32 | u64::from(i)) % vocab_size) as TokenId).collect();
-        let sequence = NewSequence { prompt: Arc::clone(&prompt), params: Arc::clone(&params), index: 0 };
+        // Without the prefix cache: what is measured is computing.
+        let sequence = NewSequence::new(Arc::clone(&prompt), Arc::clone(&params));
         let refused = |e| CliError::Config(format!("--batch {batch}: {e}"));
         loaded.engine.submit(SeqId(u64::from(index)), sequence).map_err(refused)?;
         Ok(Sequence { prompt, token_ids: Vec::with_capacity(max_tokens as usize) })

@@ -86,7 +86,7 @@ pub fn run(args: GenerateArgs) -> Result<(), CliError> {
         return Err(CliError::BadData(format!("the prompt has {} tokens, the context {limit}", prompt.len())));
     }
     let seed = args.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
-    let sequence = NewSequence { prompt: prompt.clone().into(), params: Arc::new(params(&args, seed)), index: 0 };
+    let sequence = NewSequence::new(prompt.clone().into(), Arc::new(params(&args, seed)));
     let completion = complete(&mut loaded, sequence, &args)?;
     if args.json {
         let object = serde_json::json!({

@@ -78,7 +78,7 @@ fn record(loaded: &mut LoadedEngine, prompt: Vec<TokenId>, max_tokens: u32) -> R
         logprobs: None,
     };
     let (engine, id) = (&mut loaded.engine, SeqId(0));
-    let sequence = NewSequence { prompt: prompt.into(), params: Arc::new(params), index: 0 };
+    let sequence = NewSequence::new(prompt.into(), Arc::new(params));
     engine.submit(id, sequence).map_err(|e| CliError::Config(format!("--kv-cache: {e}")))?;
     let vocab_size = engine.model().vocab_size();
     engine.observe(id, Box::new(Recorder::new(vocab_size)));

@@ -4,7 +4,7 @@ use super::admission::{Admission, QueueLimits};
 use super::delivery::Delivery;
 use super::handle::{EngineFacts, EngineHandle, Shared, Submission};
 use super::load::{EngineCounts, LoadWindow, StepSample};
-use super::request::NewSequence;
+use super::request::{NewRequest, NewSequence};
 use super::{Engine, StepReport};
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -112,15 +112,9 @@ impl<M: Model> Actor<M> {
         self.next_id += u64::from(submission.ticket.n);
         let request = submission.request.clone();
         self.delivery.open(first, submission);
-        for index in 0..request.n {
-            let new = NewSequence { prompt: Arc::clone(&request.prompt), params: Arc::clone(&request.params), index };
-            if let Err(error) = self.engine.submit(SeqId(first.0 + u64::from(index)), new) {
-                let engine = &mut self.engine;
-                self.delivery.fail_sequence(first, error, &mut |id| {
-                    engine.abort(id);
-                });
-                return;
-            }
+        let NewRequest { prompt, params, n, domain, .. } = request;
+        if let Err(error) = self.engine.submit(first, NewSequence { prompt, params, index: 0, n, domain }) {
+            self.delivery.fail_sequence(first, error, &mut |_| {});
         }
     }
 
@@ -154,8 +148,8 @@ impl<M: Model> Actor<M> {
 
     /// A step. What it takes up has left the queue before it runs: a step can be long.
     fn plan_and_run(&mut self, begin: Instant) {
-        for &id in &self.engine.plan_step().first_scheduled {
-            self.delivery.started(id, begin);
+        for first in &self.engine.plan_step().first_scheduled {
+            self.delivery.started(first.id, first.cached_tokens, begin);
         }
         self.publish();
         self.engine.run_step();
@@ -187,7 +181,7 @@ impl<M: Model> Actor<M> {
             preempted: occupancy.waiting.saturating_sub(self.delivery.num_not_started()),
             batch_sequences: self.batch_sequences,
             kv_used: occupancy.blocks_used,
-            kv_cached: 0,
+            kv_cached: occupancy.blocks_cached,
             kv_free: occupancy.blocks_free,
             kv_total: occupancy.blocks_total,
             max_num_seqs: self.shared.facts.max_num_seqs,
@@ -203,6 +197,9 @@ fn record_step(shared: &Shared, report: &StepReport, duration: Duration) {
     metrics.step_tokens.record(f64::from(report.num_tokens));
     metrics.step_sequences.record(f64::from(report.num_sequences));
     metrics.prompt_computed.increment(u64::from(report.prompt_tokens_computed));
+    metrics.prompt_cached.increment(u64::from(report.prompt_tokens_cached));
+    metrics.prefix_queried.increment(u64::from(report.queried_tokens));
+    metrics.prefix_hit.increment(u64::from(report.hit_tokens));
     metrics.preemptions.increment(u64::from(report.num_preempted));
     metrics.recomputed.increment(u64::from(report.recomputed_tokens));
     metrics.wasted_preempt.increment(u64::from(report.recomputed_tokens));

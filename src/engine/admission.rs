@@ -12,7 +12,7 @@ use std::time::Instant;
 pub struct QueueLimits {
     /// Sequences that wait. A request with n counts n.
     pub max_queued: u32,
-    /// Their prompt tokens.
+    /// Their prompt tokens. Those of a request count once: its sequences share them.
     pub max_queued_tokens: u64,
 }
 
@@ -54,7 +54,7 @@ impl Admission {
         // Only this lock's holder adds; others only subtract. So the check cannot be overtaken.
         let ticket = Arc::new(Ticket::new(request, now));
         let sequences = u64::from(ticket.n);
-        let tokens = sequences * u64::from(ticket.prompt_tokens);
+        let tokens = u64::from(ticket.prompt_tokens);
         let queued = self.queued.load(Ordering::Acquire);
         let queued_tokens = self.queued_tokens.load(Ordering::Acquire);
         let fits = queued + sequences <= u64::from(self.limits.max_queued)
@@ -68,10 +68,12 @@ impl Admission {
         Ok(ticket)
     }
 
-    /// A sequence left the queue: it was scheduled, or it ended.
-    pub fn leave_queue(&self, ticket: &Ticket) {
+    /// Sequence `index` of a request left the queue: it was scheduled, or it ended. The first takes the prompt along.
+    pub fn leave_queue(&self, ticket: &Ticket, index: u32) {
         self.queued.fetch_sub(1, Ordering::AcqRel);
-        self.queued_tokens.fetch_sub(u64::from(ticket.prompt_tokens), Ordering::AcqRel);
+        if index == 0 {
+            self.queued_tokens.fetch_sub(u64::from(ticket.prompt_tokens), Ordering::AcqRel);
+        }
     }
 
     /// The request ended: its id is free again. A second call does nothing, even if the id is in use once more.
@@ -154,7 +156,7 @@ mod tests {
 
     fn request(id: &str, tokens: usize, n: u32) -> NewRequest {
         let prompt = vec![1; tokens].into();
-        NewRequest { request_id: id.into(), prompt, params: Arc::default(), n, deadline: None }
+        NewRequest { request_id: id.into(), prompt, params: Arc::default(), n, domain: None, deadline: None }
     }
 
     fn admission(max_queued: u32, max_queued_tokens: u64) -> Admission {
@@ -165,11 +167,13 @@ mod tests {
     fn counts_sequences_and_tokens_until_they_leave() {
         let door = admission(4, 100);
         let first = door.enter(&request("a", 10, 3), Instant::now()).unwrap();
-        assert_eq!((door.queued(), door.queued_tokens()), (3, 30));
+        assert_eq!((door.queued(), door.queued_tokens()), (3, 10));
         let full = door.enter(&request("b", 10, 2), Instant::now());
         assert_eq!(full.unwrap_err(), RequestError::QueueFull { retry_after_ms: 0 });
-        door.leave_queue(&first);
-        assert_eq!((door.queued(), door.queued_tokens()), (2, 20));
+        door.leave_queue(&first, 1);
+        assert_eq!((door.queued(), door.queued_tokens()), (2, 10));
+        door.leave_queue(&first, 0);
+        assert_eq!((door.queued(), door.queued_tokens()), (1, 0));
         door.enter(&request("b", 10, 2), Instant::now()).unwrap();
         assert_eq!(door.num_requests(), 2);
     }
@@ -180,7 +184,7 @@ mod tests {
         let door = admission(10, 100);
         let large = door.enter(&request("large", 500, 1), Instant::now()).unwrap();
         assert!(door.enter(&request("small", 1, 1), Instant::now()).is_err());
-        door.leave_queue(&large);
+        door.leave_queue(&large, 0);
         door.enter(&request("small", 1, 1), Instant::now()).unwrap();
     }
 

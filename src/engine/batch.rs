@@ -6,6 +6,7 @@ use crate::types::ForwardBatch;
 /// Overwrites `batch` with what `plan` says about the sequences of `scheduler`; memory is used again.
 pub fn fill(plan: &StepPlan, scheduler: &Scheduler, batch: &mut ForwardBatch) {
     batch.clear();
+    batch.block_copies.extend_from_slice(&plan.copies);
     batch.query_start_loc.push(0);
     batch.block_table_start.push(0);
     for scheduled in &plan.sequences {

@@ -16,6 +16,7 @@ struct Line {
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     generated: u32,
+    cached_tokens: u32,
 }
 
 impl Line {
@@ -87,13 +88,14 @@ impl Delivery {
         self.requests.insert(first.0, Open { ticket, events, lines });
     }
 
-    /// A sequence was computed for the first time.
-    pub fn started(&mut self, id: SeqId, now: Instant) {
+    /// A sequence is computed for the first time, but for `cached_tokens` of its prompt.
+    pub fn started(&mut self, id: SeqId, cached_tokens: u32, now: Instant) {
         let shared = Arc::clone(&self.shared);
         let Some((_, open, index)) = self.find(id) else { return };
         let Some(line) = open.lines.get_mut(index) else { return };
         if line.first_step.replace(now).is_none() {
-            shared.admission.leave_queue(&open.ticket);
+            line.cached_tokens = cached_tokens;
+            shared.admission.leave_queue(&open.ticket, index as u32);
             open.ticket.reached(Stage::Prefill);
             shared.metrics.engine.queue_time.record(now.saturating_duration_since(open.ticket.submitted).as_secs_f64());
         }
@@ -128,7 +130,8 @@ impl Delivery {
             // The id is free before the client can know that the request ended.
             shared.admission.leave(&open.ticket);
         }
-        open.send(Event::Token { index: index as u32, sampled: sampled.clone(), finish, timings });
+        let cached_tokens = line.cached_tokens;
+        open.send(Event::Token { index: index as u32, sampled: sampled.clone(), finish, timings, cached_tokens });
         if done {
             self.requests.remove(&key);
         }
@@ -203,7 +206,7 @@ impl Delivery {
         for (index, line) in open.lines.iter().enumerate().filter(|(_, line)| !line.ended) {
             abort(SeqId(key + index as u64));
             if line.first_step.is_none() {
-                self.shared.admission.leave_queue(&open.ticket);
+                self.shared.admission.leave_queue(&open.ticket, index as u32);
             }
         }
         self.shared.admission.leave(&open.ticket);

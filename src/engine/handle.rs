@@ -150,8 +150,8 @@ impl EngineHandle {
         match self.inbox.try_send(submission) {
             Ok(()) => Ok(EventStream::new(receiver, ticket, Arc::clone(&self.shared))),
             Err(error) => {
-                for _ in 0..ticket.n {
-                    self.shared.admission.leave_queue(&ticket);
+                for index in 0..ticket.n {
+                    self.shared.admission.leave_queue(&ticket, index);
                 }
                 self.shared.admission.leave(&ticket);
                 match error {

@@ -18,7 +18,7 @@ use crate::model::Model;
 use crate::model::observer::Observer;
 use crate::ops::pool::Pool;
 use crate::sampling::stop;
-use crate::scheduler::{ConfigError, Outcome, Scheduler, SchedulerConfig, StepPlan};
+use crate::scheduler::{ConfigError, Outcome, Sample, Scheduler, SchedulerConfig, Sharing, StepPlan};
 use crate::types::{Finish, ForwardBatch, Sampled, SeqId, TokenId};
 use request::{NewSequence, RequestError, Stage};
 use row_sampler::RowSampler;
@@ -60,8 +60,10 @@ impl<M: Model> Engine<M> {
         let blocks = (kv_cache.num_blocks(), kv_cache.block_size());
         let planned = (config.scheduler.num_blocks as usize, config.scheduler.block_size as usize);
         assert_eq!(blocks, planned, "number and size of blocks: cache and scheduler");
-        // No two sequences of a step share a block, so the lists of all are never longer than the pool.
-        let batch = ForwardBatch { block_tables: Vec::with_capacity(blocks.0), ..ForwardBatch::default() };
+        // Sequences may share blocks: together their lists can be longer than the pool.
+        let most_blocks = config.scheduler.max_model_len.div_ceil(config.scheduler.block_size).min(planned.0 as u32);
+        let num_entries = config.scheduler.max_num_seqs as usize * most_blocks as usize;
+        let batch = ForwardBatch { block_tables: Vec::with_capacity(num_entries), ..ForwardBatch::default() };
         Ok(Self {
             scheduler: Scheduler::new(config.scheduler)?,
             row_sampler: RowSampler::new(pool.threads()),
@@ -84,23 +86,32 @@ impl<M: Model> Engine<M> {
         self.pool.bind_caller();
     }
 
-    /// Queues a sequence. The only error is [`RequestError::KvCapacity`]: it could never fit the pool.
+    /// Queues `new.n` sequences, of the ids from `id` on. The only error is [`RequestError::KvCapacity`]: one of them
+    /// could never fit the pool.
     ///
     /// # Panics
-    /// When the prompt is empty or fills the context, `max_tokens` is 0 or the id is alive: the edge checks these.
+    /// When the prompt is empty or fills the context, `max_tokens` or `n` is 0 or an id is alive: the edge checks
+    /// these.
     pub fn submit(&mut self, id: SeqId, new: NewSequence) -> Result<(), RequestError> {
+        let sharing = Sharing { n: new.n, domain: new.domain };
         self.scheduler
-            .submit(id, &new.prompt, new.params.stopping.max_tokens)
+            .submit(id, &new.prompt, new.params.stopping.max_tokens, sharing)
             .map_err(|e| RequestError::KvCapacity { needed: e.needed, available: e.available })?;
-        self.sequences.insert(id, new);
+        for offset in 0..new.n {
+            let one = NewSequence { index: new.index + offset, n: 1, ..new.clone() };
+            self.sequences.insert(SeqId(id.0 + u64::from(offset)), one);
+        }
         Ok(())
     }
 
-    /// Ends a sequence from outside; its blocks are free at once. Tells where it was, `None` when it is not known.
+    /// Ends a sequence from outside; its blocks are free, or cached, at once. Tells where it was, `None` when it is not
+    /// known. Sequences that were submitted together are one until their prompt is computed: all of them end.
     pub fn abort(&mut self, id: SeqId) -> Option<Stage> {
         let stage = self.stage(id)?;
-        self.scheduler.abort(id);
-        self.sequences.remove(&id);
+        let aborted = self.scheduler.abort(id)?;
+        for offset in 0..aborted.count {
+            self.sequences.remove(&SeqId(aborted.first.0 + u64::from(offset)));
+        }
         Some(stage)
     }
 
@@ -153,6 +164,9 @@ impl<M: Model> Engine<M> {
         let _awake = pool.begin_step();
         batch::fill(&self.plan, &self.scheduler, &mut self.batch);
         if !self.plan.is_empty() {
+            for copy in &self.batch.block_copies {
+                self.kv_cache.copy_block(copy.from.0 as usize, copy.to.0 as usize);
+            }
             let vocab_size = self.model.vocab_size();
             let logits = forward(&mut self.model, &self.plan, &self.batch, &mut self.kv_cache, &mut self.observed);
             assert_eq!(logits.len(), self.batch.logits_rows.len() * vocab_size, "logits are [R, vocab_size]");
@@ -167,25 +181,26 @@ impl<M: Model> Engine<M> {
 
     /// Turns what was sampled into outputs for the caller and outcomes for the scheduler.
     fn conclude(&mut self) {
-        for (row, scheduled) in self.plan.samples().enumerate() {
-            let result = self.row_sampler.take(row).map(|sampled| {
-                let finish = finish(&self.scheduler, &self.sequences, &self.config, scheduled.index, &sampled);
+        for (number, choice) in self.plan.samples().enumerate() {
+            let result = self.row_sampler.take(number).map(|sampled| {
+                let finish = finish(&self.scheduler, &self.sequences, &self.config, &choice, &sampled);
                 (sampled, finish)
             });
             let outcome = match &result {
                 Ok((sampled, None)) => Outcome::Append(sampled.token),
+                Err(RequestError::NonFiniteLogits) => Outcome::Poisoned,
                 Ok((_, Some(_))) | Err(_) => Outcome::Finish,
             };
             if let (Ok((sampled, _)), Some((id, observer))) = (&result, &mut self.observed)
-                && *id == scheduled.id
+                && *id == choice.id
             {
                 observer.sampled(sampled.token);
             }
-            if outcome == Outcome::Finish {
-                self.sequences.remove(&scheduled.id);
+            if !matches!(outcome, Outcome::Append(_)) {
+                self.sequences.remove(&choice.id);
             }
             self.outcomes.push(outcome);
-            self.report.outputs.push(SequenceOutput { id: scheduled.id, result });
+            self.report.outputs.push(SequenceOutput { id: choice.id, result });
         }
     }
 
@@ -253,11 +268,11 @@ fn finish(
     scheduler: &Scheduler,
     sequences: &HashMap<SeqId, NewSequence>,
     config: &EngineConfig,
-    index: u32,
+    choice: &Sample,
     sampled: &Sampled,
 ) -> Option<Finish> {
-    let sequence = &scheduler.running()[index as usize];
+    let sequence = &scheduler.running()[choice.index as usize];
     let (num_generated, num_tokens) = (sequence.num_generated_tokens() + 1, sequence.num_tokens() + 1);
-    let stopping = &sequences[&sequence.id()].params.stopping;
+    let stopping = &sequences[&choice.id].params.stopping;
     stop::finish(sampled.token, num_generated, num_tokens, stopping, &config.eog_ids, config.scheduler.max_model_len)
 }

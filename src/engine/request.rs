@@ -2,7 +2,7 @@
 
 use crate::sampling::params::SequenceParams;
 pub use crate::types::Finish;
-use crate::types::{Sampled, TokenId};
+use crate::types::{CacheDomain, Sampled, TokenId};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,25 +14,45 @@ pub struct NewRequest {
     /// At least one token, all within the vocabulary, and shorter than the context.
     pub prompt: Arc<[TokenId]>,
     pub params: Arc<SequenceParams>,
-    /// Independent continuations, `1 ..= 128`; sequence index is `0 .. n`.
+    /// Independent continuations, `1 ..= 128`; sequence index is `0 .. n`. The prompt is computed once.
     pub n: u32,
+    /// With whom it shares cached prefixes; `None`: the prefix cache is neither read nor written.
+    pub domain: Option<CacheDomain>,
     /// Of the whole stream.
     pub deadline: Option<Instant>,
 }
 
-/// One sequence as the synchronous engine takes it.
+/// One sequence as the synchronous engine takes it, or `n` of one prompt.
 #[derive(Clone, Debug)]
 pub struct NewSequence {
     pub prompt: Arc<[TokenId]>,
     pub params: Arc<SequenceParams>,
-    /// Which of the request's `n` sequences: part of the key of the random stream.
+    /// Which of the request's sequences: part of the key of the random stream. The others have those that follow.
     pub index: u32,
+    /// Sequences that begin with the prompt, at least 1.
+    pub n: u32,
+    /// As in [`NewRequest`].
+    pub domain: Option<CacheDomain>,
+}
+
+impl NewSequence {
+    /// One sequence that does without the prefix cache.
+    pub fn new(prompt: Arc<[TokenId]>, params: Arc<SequenceParams>) -> Self {
+        Self { prompt, params, index: 0, n: 1, domain: None }
+    }
 }
 
 /// What a request's stream carries. After `finish` of every sequence, or after `Failed`, nothing follows (LAW-2).
 #[derive(Clone, Debug)]
 pub enum Event {
-    Token { index: u32, sampled: Sampled, finish: Option<Finish>, timings: Timings },
+    /// `cached_tokens` of the prompt came from the prefix cache.
+    Token {
+        index: u32,
+        sampled: Sampled,
+        finish: Option<Finish>,
+        timings: Timings,
+        cached_tokens: u32,
+    },
     Failed(RequestError),
 }
 

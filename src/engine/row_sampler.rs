@@ -4,7 +4,7 @@ use super::EngineConfig;
 use super::request::{NewSequence, RequestError};
 use crate::ops::pool::Pool;
 use crate::sampling::{Row, SampleError, Scratch, sample};
-use crate::scheduler::{Scheduler, StepPlan};
+use crate::scheduler::{Sample, Scheduler, StepPlan};
 use crate::types::{Sampled, SeqId};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ pub struct Rows<'a> {
     config: &'a EngineConfig,
     /// `[R, vocab_size]`
     logits: &'a [f32],
-    num_rows: usize,
+    vocab_size: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -28,16 +28,16 @@ impl<'a> Rows<'a> {
         config: &'a EngineConfig,
         logits: &'a [f32],
     ) -> Self {
-        let num_rows = plan.num_samples() as usize;
-        Self { plan, scheduler, sequences, config, logits, num_rows }
+        let vocab_size = logits.len() / plan.num_rows().max(1) as usize;
+        Self { plan, scheduler, sequences, config, logits, vocab_size }
     }
 }
 
-/// One lane samples the rows `lane`, `lane + num_lanes`, ...
+/// One lane makes the choices `lane`, `lane + num_lanes`, ...
 #[derive(Default)]
 struct Lane {
     scratch: Scratch,
-    /// In row order; taken by [`RowSampler::take`].
+    /// In plan order; taken by [`RowSampler::take`].
     results: Vec<Option<Result<Sampled, RequestError>>>,
 }
 
@@ -51,32 +51,31 @@ impl RowSampler {
         Self { lanes: (0..threads).map(|_| Lane::default()).collect() }
     }
 
-    /// Samples every row.
+    /// Makes every choice of the plan.
     pub fn sample(&mut self, pool: &Pool, rows: &Rows) {
         let num_lanes = self.lanes.len();
         pool.run_chunks(&mut self.lanes, 1, |first, lane| {
             lane[0].results.clear();
-            for (row, scheduled) in rows.plan.samples().enumerate().skip(first).step_by(num_lanes) {
-                let result = sample_row(rows, row, scheduled.index as usize, &mut lane[0].scratch);
+            for choice in rows.plan.samples().skip(first).step_by(num_lanes) {
+                let result = sample_row(rows, &choice, &mut lane[0].scratch);
                 lane[0].results.push(Some(result));
             }
         });
     }
 
-    /// The result of row `row`, once.
-    pub fn take(&mut self, row: usize) -> Result<Sampled, RequestError> {
+    /// The result of choice number `choice`, once.
+    pub fn take(&mut self, choice: usize) -> Result<Sampled, RequestError> {
         let num_lanes = self.lanes.len();
-        self.lanes[row % num_lanes].results[row / num_lanes].take().expect("each row is taken once")
+        self.lanes[choice % num_lanes].results[choice / num_lanes].take().expect("each choice is taken once")
     }
 }
 
-fn sample_row(rows: &Rows, row: usize, index: usize, scratch: &mut Scratch) -> Result<Sampled, RequestError> {
+fn sample_row(rows: &Rows, choice: &Sample, scratch: &mut Scratch) -> Result<Sampled, RequestError> {
     let attempt = AssertUnwindSafe(|| {
-        let sequence = &rows.scheduler.running()[index];
-        let new = &rows.sequences[&sequence.id()];
-        let vocab_size = rows.logits.len() / rows.num_rows;
+        let sequence = &rows.scheduler.running()[choice.index as usize];
+        let new = &rows.sequences[&choice.id];
         let row = Row {
-            logits: &rows.logits[row * vocab_size..][..vocab_size],
+            logits: &rows.logits[choice.row as usize * rows.vocab_size..][..rows.vocab_size],
             params: &new.params,
             eog_ids: &rows.config.eog_ids,
             tokens: sequence.tokens(),

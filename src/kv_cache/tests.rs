@@ -67,3 +67,24 @@ fn types_are_read_by_name() {
     let error = "f8".parse::<KvType>().unwrap_err().to_string();
     assert_eq!(error, "--kv-type f8: unknown; one of f16, bf16, f32, q8_0");
 }
+
+/// KVC-7: all bits of a block, in every layer, and of no other.
+#[test]
+fn a_block_is_copied_whole() {
+    covers!("KVC-7");
+    for kv_type in KvType::ALL {
+        let mut cache = KvCache::new(KvShape { kv_type, ..SHAPE }, 4).unwrap();
+        let bytes = cache.block_len() * kv_type.bytes();
+        let pattern = |layer: usize, at: usize| (layer * 89 + at / bytes * 31 + at % bytes * 7) as u8;
+        for (layer, buffer) in cache.layers.iter_mut().enumerate() {
+            (0..4 * bytes).for_each(|at| buffer.bytes_mut()[at] = pattern(layer, at));
+        }
+        cache.copy_block(2, 1);
+        for (layer, buffer) in cache.layers.iter().enumerate() {
+            for at in 0..4 * bytes {
+                let from = if at / bytes == 1 { at + bytes } else { at };
+                assert_eq!(buffer.bytes()[at], pattern(layer, from), "{kv_type} layer {layer} byte {at}");
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The blocks of one sequence: position to slot.
 
 use super::BlockPool;
-use crate::types::{BlockId, Slot};
+use crate::types::{BlockCopy, BlockId, Slot};
 
 /// The blocks a sequence holds, in position order: position `p` is in block `p / block_size`, at `p % block_size`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,11 @@ impl BlockTable {
         Slot(block.0 * self.block_size + position % self.block_size)
     }
 
+    /// Tokens of one block.
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
     /// Tokens the blocks have room for.
     pub fn capacity(&self) -> u32 {
         self.blocks.len() as u32 * self.block_size
@@ -34,6 +39,21 @@ impl BlockTable {
         num_tokens.div_ceil(self.block_size).saturating_sub(self.blocks.len() as u32)
     }
 
+    /// Whether the token at `position` would be written to a block that others refer to as well.
+    pub fn is_shared(&self, position: u32, pool: &BlockPool) -> bool {
+        let block = self.blocks.get((position / self.block_size) as usize);
+        block.is_some_and(|block| pool.ref_count(*block) > 1)
+    }
+
+    /// Exchanges the shared block at `position` for a block of its own. Returns the copy to be made, or `None` when
+    /// the pool is empty.
+    pub fn unshare(&mut self, position: u32, pool: &mut BlockPool) -> Option<BlockCopy> {
+        let to = pool.allocate()?;
+        let from = std::mem::replace(&mut self.blocks[(position / self.block_size) as usize], to);
+        pool.free(from);
+        Some(BlockCopy { from, to })
+    }
+
     /// Allocates until `num_tokens` fit or the pool is empty.
     pub fn grow(&mut self, num_tokens: u32, pool: &mut BlockPool) {
         for _ in 0..self.num_missing(num_tokens) {
@@ -42,7 +62,20 @@ impl BlockTable {
         }
     }
 
-    /// Gives all blocks back; the table is empty and keeps its memory.
+    /// Takes references to `blocks` behind those it holds.
+    pub fn adopt(&mut self, blocks: &[BlockId], pool: &mut BlockPool) {
+        for block in blocks {
+            pool.share(*block);
+        }
+        self.blocks.extend_from_slice(blocks);
+    }
+
+    /// Puts `block`, to which the caller has a reference, at `index`. The reference to what was there is the caller's.
+    pub fn replace(&mut self, index: u32, block: BlockId) {
+        self.blocks[index as usize] = block;
+    }
+
+    /// Gives all blocks back, the last first; the table is empty and keeps its memory.
     pub fn release(&mut self, pool: &mut BlockPool) {
         for block in self.blocks.drain(..).rev() {
             pool.free(block);

@@ -6,19 +6,26 @@
 //! There is one rule and there are no phases. A sequence has tokens that are *known* (prompt and generated) and tokens
 //! that are *computed* (their K and V are in the cache); a step hands out tokens to compute until the second number
 //! catches up with the first. Prefill, a chunk of it, decoding and recomputing after a preemption are this one thing.
+//! A sequence that starts takes what the prefix cache has of its tokens: those are computed already.
 
+mod admission;
 mod block_pool;
 mod block_table;
 mod invariants;
+mod key_index;
+mod lru_list;
 mod plan;
+pub mod prefix_cache;
 mod sequence;
 
+pub use admission::MAX_PREEMPTIONS;
 pub use block_pool::BlockPool;
 pub use block_table::BlockTable;
-pub use plan::{Outcome, ScheduledSequence, StepPlan};
+pub use plan::{FirstRun, Outcome, Sample, ScheduledSequence, StepPlan};
 pub use sequence::Sequence;
 
-use crate::types::{SeqId, TokenId};
+use crate::types::{BlockId, CacheDomain, SeqId, TokenId};
+use sequence::{Ended, NewSequence};
 use std::collections::VecDeque;
 
 /// The limits of the scheduler. All are at least 1, and `num_blocks * block_size` fits a `u32`.
@@ -72,10 +79,36 @@ impl SchedulerConfig {
         Ok(())
     }
 
+    /// Sequences that can run at the same time: each computes a token in a step.
+    fn max_running(&self) -> u32 {
+        self.max_num_seqs.min(self.max_num_batched_tokens)
+    }
+
     /// The most tokens a sequence of this prompt can come to know.
     fn max_len(&self, prompt_len: usize, max_tokens: u32) -> u64 {
         (prompt_len as u64 + u64::from(max_tokens)).min(u64::from(self.max_model_len))
     }
+}
+
+/// What sequences are submitted with, beside a prompt and a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// Sequences that begin with the prompt, at least 1. It is computed once.
+    pub n: u32,
+    /// With whom the prefix cache may share blocks; `None`: with nobody, and nothing is kept.
+    pub domain: Option<CacheDomain>,
+}
+
+impl Sharing {
+    /// One sequence, without the prefix cache.
+    pub const NONE: Self = Self { n: 1, domain: None };
+}
+
+/// The sequences that [`Scheduler::abort`] ended: `count` ids from `first` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aborted {
+    pub first: SeqId,
+    pub count: u32,
 }
 
 /// All sequences that are not finished, and the blocks they hold.
@@ -90,29 +123,41 @@ pub struct Scheduler {
     pool: BlockPool,
     /// The number of the next arrival.
     next_arrival: u64,
+    /// The cached prefix of the sequence that is looked at.
+    prefix: Vec<BlockId>,
 }
 
 impl Scheduler {
     pub fn new(config: SchedulerConfig) -> Result<Self, ConfigError> {
         config.validate()?;
-        let max_running = config.max_num_seqs.min(config.max_num_batched_tokens).min(config.num_blocks);
         Ok(Self {
             config,
-            running: Vec::with_capacity(max_running as usize),
+            running: Vec::with_capacity(config.max_running() as usize),
             waiting: VecDeque::new(),
-            pool: BlockPool::new(config.num_blocks),
+            pool: BlockPool::new(config.num_blocks, config.block_size),
             next_arrival: 0,
+            prefix: Vec::new(),
         })
     }
 
-    /// Queues a sequence behind all others. Errors when `prompt + max_tokens`, capped by the context, can never fit.
+    /// Queues `sharing.n` sequences, of the ids from `id` on, behind all others. Errors when `prompt + max_tokens`,
+    /// capped by the context, can never fit.
     ///
     /// # Panics
-    /// When `prompt` is empty or fills the context, `max_tokens` is 0, or `id` is alive: the caller checks these.
-    pub fn submit(&mut self, id: SeqId, prompt: &[TokenId], max_tokens: u32) -> Result<(), KvCapacity> {
-        assert!(!prompt.is_empty() && max_tokens > 0, "{id:?}: nothing to compute");
+    /// When `prompt` is empty or fills the context, `max_tokens` or `n` is 0, or an id is alive: the caller checks
+    /// these.
+    pub fn submit(
+        &mut self,
+        id: SeqId,
+        prompt: &[TokenId],
+        max_tokens: u32,
+        sharing: Sharing,
+    ) -> Result<(), KvCapacity> {
+        assert!(!prompt.is_empty() && max_tokens > 0 && sharing.n > 0, "{id:?}: nothing to compute");
         assert!((prompt.len() as u64) < u64::from(self.config.max_model_len), "{id:?}: prompt fills the context");
-        assert!(self.get(id).is_none(), "{id:?} is alive");
+        let last = SeqId(id.0 + u64::from(sharing.n) - 1);
+        let overlaps = |s: &Sequence| s.covers(id) || (id..=last).contains(&s.id());
+        assert!(!self.running.iter().chain(&self.waiting).any(overlaps), "{id:?} is alive");
         let max_len = self.config.max_len(prompt.len(), max_tokens);
         let needed = max_len.div_ceil(u64::from(self.config.block_size));
         let available = u64::from(self.config.num_blocks);
@@ -120,8 +165,16 @@ impl Scheduler {
             return Err(KvCapacity { needed, available });
         }
         let max_len = u32::try_from(max_len).expect("capped by max_model_len");
-        self.waiting.push_back(Sequence::new(id, self.next_arrival, prompt, max_len, self.config.block_size));
-        self.next_arrival += 1;
+        self.waiting.push_back(Sequence::new(&NewSequence {
+            id,
+            arrival: self.next_arrival,
+            prompt,
+            max_len,
+            num_forks: sharing.n - 1,
+            domain: sharing.domain,
+            block_size: self.config.block_size,
+        }));
+        self.next_arrival += u64::from(sharing.n);
         Ok(())
     }
 
@@ -148,58 +201,99 @@ impl Scheduler {
         }
     }
 
-    /// Records that `plan` was computed. `outcomes` has an entry for each sequence that samples, in plan order.
+    /// Records that `plan` was computed. `outcomes` has an entry for each of [`StepPlan::samples`].
     ///
     /// # Panics
     /// When `plan` is not the last one made, or `outcomes` has another length.
     pub fn commit(&mut self, plan: &StepPlan, outcomes: &[Outcome]) {
-        assert_eq!(outcomes.len(), plan.num_samples() as usize, "one outcome for each sequence that samples");
-        let mut outcomes = outcomes.iter();
+        assert_eq!(outcomes.len(), plan.num_samples() as usize, "one outcome for each token to be chosen");
+        let (mut outcomes, mut num_begun) = (outcomes, 0);
         for scheduled in &plan.sequences {
-            let sequence = &mut self.running[scheduled.index as usize];
+            let index = scheduled.index as usize + num_begun;
+            let sequence = &mut self.running[index];
             assert_eq!(sequence.id(), scheduled.id, "the plan is the last one made");
             sequence.advance(scheduled.num_tokens);
-            if scheduled.samples {
-                match outcomes.next().expect("counted above") {
-                    Outcome::Append(token) => sequence.append(*token),
-                    Outcome::Finish => sequence.finish(),
+            let (of_this, rest) =
+                outcomes.split_at(if scheduled.samples { 1 + scheduled.num_forks as usize } else { 0 });
+            outcomes = rest;
+            if !of_this.contains(&Outcome::Poisoned) {
+                sequence.publish(scheduled.num_tokens, &mut self.pool);
+            }
+            if let Some((own, forks)) = of_this.split_first() {
+                num_begun += self.fork(index, forks);
+                match own {
+                    Outcome::Append(token) => self.running[index].append(*token),
+                    Outcome::Finish => self.running[index].end(Ended::Finished),
+                    Outcome::Poisoned => self.running[index].end(Ended::Poisoned),
                 }
             }
         }
-        let pool = &mut self.pool;
-        self.running.retain_mut(|sequence| {
-            if sequence.is_finished() {
-                sequence.release(pool);
-            }
-            !sequence.is_finished()
-        });
+        self.remove_ended();
         self.check();
     }
 
-    /// Ends a sequence from outside. Its blocks are free at once. `false` when it is not known.
-    pub fn abort(&mut self, id: SeqId) -> bool {
-        if let Some(index) = self.running.iter().position(|s| s.id() == id) {
-            self.running.remove(index).release(&mut self.pool);
-        } else if let Some(index) = self.waiting.iter().position(|s| s.id() == id) {
-            self.waiting.remove(index);
-        } else {
-            return false;
+    /// Begins the sequences that waited for the prompt of the one at `index`, behind it. Returns how many did not end
+    /// with their first token.
+    fn fork(&mut self, index: usize, outcomes: &[Outcome]) -> usize {
+        let mut place = index + 1;
+        for (offset, outcome) in (1..).zip(outcomes) {
+            if let Outcome::Append(token) = outcome {
+                let fork = self.running[index].fork(offset, *token, &mut self.pool);
+                self.running.insert(place, fork);
+                place += 1;
+            }
         }
+        self.running[index].forget_forks();
+        place - index - 1
+    }
+
+    /// Takes out what ended, and puts back into the queue what has no place: forks of a request that has more of them
+    /// than can run.
+    fn remove_ended(&mut self) {
+        let pool = &mut self.pool;
+        self.running.retain_mut(|sequence| {
+            let Some(ended) = sequence.ended() else { return true };
+            if ended == Ended::Poisoned {
+                pool.distrust(sequence.block_table().blocks());
+            }
+            sequence.release(pool);
+            false
+        });
+        while self.running.len() > self.config.max_running() as usize {
+            let mut fork = self.running.pop().expect("more than can run");
+            fork.release(&mut self.pool);
+            self.waiting.push_front(fork);
+        }
+    }
+
+    /// Ends a sequence from outside. Its blocks are free, or cached, at once. `None` when it is not known. Until the
+    /// prompt is computed the sequences that begin with it are one: all of them end.
+    pub fn abort(&mut self, id: SeqId) -> Option<Aborted> {
+        let covers = |s: &Sequence| s.covers(id);
+        let sequence = if let Some(index) = self.running.iter().position(covers) {
+            let mut sequence = self.running.remove(index);
+            sequence.release(&mut self.pool);
+            sequence
+        } else {
+            let index = self.waiting.iter().position(covers)?;
+            self.waiting.remove(index).expect("found above")
+        };
         self.check();
-        true
+        Some(Aborted { first: sequence.id(), count: 1 + sequence.num_forks() })
     }
 
     /// Panics, naming the property, when the state breaks one of `specs/03_BATCHED_SCHEDULER.md`. Takes time with the
     /// pool's size.
     pub fn check_invariants(&self) {
         invariants::check(&self.config, &self.running, &self.waiting, &self.pool);
+        invariants::check_keys(&self.pool);
     }
 
     /// Forgets every sequence, whatever state they and the pool are in.
     pub fn reset(&mut self) {
         self.running.clear();
         self.waiting.clear();
-        self.pool = BlockPool::new(self.config.num_blocks);
+        self.pool = BlockPool::new(self.config.num_blocks, self.config.block_size);
     }
 
     pub fn config(&self) -> &SchedulerConfig {
@@ -228,49 +322,29 @@ impl Scheduler {
         &self.pool
     }
 
-    /// The sequence of this id, running or waiting.
+    /// The sequence of this id, running or waiting, or the one with whose prompt it is to begin.
     pub fn get(&self, id: SeqId) -> Option<&Sequence> {
-        self.running.iter().chain(&self.waiting).find(|s| s.id() == id)
+        self.running.iter().chain(&self.waiting).find(|s| s.covers(id))
     }
 
-    /// Makes room for `wanted` more tokens of the running sequence `index`: from the free list, then by preempting the
-    /// youngest. The youngest itself gets what the free list has left, perhaps nothing, and keeps what it holds.
+    /// Makes room for `wanted` more tokens of the running sequence `index`: from the pool, then by preempting the
+    /// youngest. The youngest itself gets what the pool has left, perhaps nothing, and keeps what it holds.
     /// Returns the tokens there is room for.
     fn grow(&mut self, index: usize, wanted: u32, plan: &mut StepPlan) -> u32 {
-        while self.running[index].num_missing_blocks(wanted) > self.pool.num_free() && index + 1 < self.running.len() {
+        while index + 1 < self.running.len()
+            && self.running[index].num_missing_blocks(wanted, &self.pool) > self.pool.num_available()
+        {
             self.preempt_youngest(plan);
         }
-        self.running[index].grow(wanted, &mut self.pool)
+        self.running[index].grow(wanted, &mut self.pool, &mut plan.copies)
     }
 
+    /// Its full blocks stay cached until they are needed: what has to be computed again is what was needed.
     fn preempt_youngest(&mut self, plan: &mut StepPlan) {
         let mut victim = self.running.pop().expect("the caller saw a younger sequence");
-        victim.release(&mut self.pool);
+        victim.preempt(&mut self.pool);
         plan.num_preempted += 1;
         self.waiting.push_front(victim);
-    }
-
-    /// Moves the first waiting sequence to the running ones if it may start now.
-    ///
-    /// All its known tokens must fit beside those that running sequences have still to compute, and one block must stay
-    /// for each of them to grow into: a sequence that is admitted only to be preempted at once has computed in vain.
-    /// Alone it always fits, by the check at submit.
-    fn admit(&mut self, plan: &mut StepPlan) -> bool {
-        let Some(candidate) = self.waiting.front() else { return false };
-        if self.running.len() >= self.config.max_num_seqs as usize {
-            return false;
-        }
-        let missing = |s: &Sequence| u64::from(s.num_missing_blocks(s.num_pending_tokens()));
-        let reserved: u64 = self.running.iter().map(|s| missing(s) + 1).sum();
-        if missing(candidate) + reserved > u64::from(self.pool.num_free()) {
-            return false;
-        }
-        let mut sequence = self.waiting.pop_front().expect("seen above");
-        if sequence.start() {
-            plan.first_scheduled.push(sequence.id());
-        }
-        self.running.push(sequence);
-        true
     }
 
     fn schedule(&self, index: usize, num_tokens: u32, plan: &mut StepPlan) {
@@ -282,7 +356,7 @@ impl Scheduler {
     /// What is checked after every change: everything in debug builds, conservation at rest always.
     fn check(&self) {
         if cfg!(debug_assertions) {
-            self.check_invariants();
+            invariants::check(&self.config, &self.running, &self.waiting, &self.pool);
         }
         if !self.has_work() {
             assert_eq!(self.pool.num_used(), 0, "SCH-1: blocks are held at rest");

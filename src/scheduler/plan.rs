@@ -1,7 +1,7 @@
 //! The decision about one step, as a value.
 
 use super::Sequence;
-use crate::types::{SeqId, TokenId};
+use crate::types::{BlockCopy, SeqId, TokenId};
 
 /// What one sequence computes in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +15,27 @@ pub struct ScheduledSequence {
     pub num_tokens: u32,
     /// The last known token is among them: its logits choose the next one.
     pub samples: bool,
+    /// Sequences that begin here, with the ids that follow: they choose their first token from the same logits.
+    pub num_forks: u32,
+}
+
+/// One choice of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Of the sequence that gets the token.
+    pub id: SeqId,
+    /// The place in [`super::Scheduler::running`] of the sequence that was computed.
+    pub index: u32,
+    /// Which of the rows of logits, `0 .. num_rows`.
+    pub row: u32,
+}
+
+/// A sequence that runs for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FirstRun {
+    pub id: SeqId,
+    /// Tokens of its prompt that the prefix cache supplied.
+    pub cached_tokens: u32,
 }
 
 /// What a step computes. A value without references whose memory is used again.
@@ -22,8 +43,10 @@ pub struct ScheduledSequence {
 pub struct StepPlan {
     /// Oldest first.
     pub sequences: Vec<ScheduledSequence>,
-    /// Sequences that run for the first time.
-    pub first_scheduled: Vec<SeqId>,
+    /// To be made in this order, before anything is written.
+    pub copies: Vec<BlockCopy>,
+    /// Sequences that run for the first time, those that are to begin with their prompts among them.
+    pub first_scheduled: Vec<FirstRun>,
     /// Sequences that lost their blocks to older ones.
     pub num_preempted: u32,
     /// Tokens of all sequences, `T` of the batch.
@@ -32,6 +55,12 @@ pub struct StepPlan {
     pub num_prompt_tokens: u32,
     /// Those of them that had been computed before a preemption.
     pub num_recomputed_tokens: u32,
+    /// Prompt tokens that the prefix cache supplied and that were not computed before.
+    pub num_cached_prompt_tokens: u32,
+    /// Known tokens of the admitted sequences that looked into the prefix cache.
+    pub num_queried_tokens: u32,
+    /// Those of them that it supplied.
+    pub num_hit_tokens: u32,
 }
 
 /// What became of a sequence that sampled.
@@ -41,6 +70,8 @@ pub enum Outcome {
     Append(TokenId),
     /// It ended, well or not.
     Finish,
+    /// It ended, and what it computed is not to be used again.
+    Poisoned,
 }
 
 impl StepPlan {
@@ -49,29 +80,42 @@ impl StepPlan {
         self.sequences.is_empty()
     }
 
-    /// Sequences that sample, `R` of the batch.
-    pub fn num_samples(&self) -> u32 {
-        self.samples().count() as u32
+    /// Rows of logits, `R` of the batch.
+    pub fn num_rows(&self) -> u32 {
+        self.sequences.iter().filter(|s| s.samples).count() as u32
     }
 
-    /// The sequences that sample, in plan order: the order of the rows of logits.
-    pub fn samples(&self) -> impl Iterator<Item = &ScheduledSequence> {
-        self.sequences.iter().filter(|s| s.samples)
+    /// Tokens to be chosen: at least one a row.
+    pub fn num_samples(&self) -> u32 {
+        self.sequences.iter().filter(|s| s.samples).map(|s| 1 + s.num_forks).sum()
+    }
+
+    /// The tokens to be chosen, in plan order.
+    pub fn samples(&self) -> impl Iterator<Item = Sample> {
+        let sampling = self.sequences.iter().filter(|s| s.samples);
+        sampling.zip(0..).flat_map(|(s, row)| {
+            (0..=u64::from(s.num_forks)).map(move |fork| Sample { id: SeqId(s.id.0 + fork), index: s.index, row })
+        })
     }
 
     pub(super) fn clear(&mut self) {
         self.sequences.clear();
+        self.copies.clear();
         self.first_scheduled.clear();
         self.num_preempted = 0;
         self.num_tokens = 0;
         self.num_prompt_tokens = 0;
         self.num_recomputed_tokens = 0;
+        self.num_cached_prompt_tokens = 0;
+        self.num_queried_tokens = 0;
+        self.num_hit_tokens = 0;
     }
 
     pub(super) fn push(&mut self, index: usize, sequence: &Sequence, num_tokens: u32) {
         let start = sequence.num_computed_tokens();
         let end = start + num_tokens;
         let fresh = start.max(sequence.max_computed_tokens());
+        let samples = end == sequence.num_tokens();
         self.num_tokens += num_tokens;
         self.num_recomputed_tokens += fresh.min(end) - start;
         self.num_prompt_tokens += sequence.num_prompt_tokens().min(end).saturating_sub(fresh);
@@ -80,7 +124,22 @@ impl StepPlan {
             index: index as u32,
             start,
             num_tokens,
-            samples: end == sequence.num_tokens(),
+            samples,
+            num_forks: if samples { sequence.num_forks() } else { 0 },
         });
+    }
+
+    /// Notes a sequence that begins to run with `hit` tokens of the prefix cache; `computed` as it was before.
+    pub(super) fn note_start(&mut self, sequence: &Sequence, hit: u32, computed: u32, is_first: bool) {
+        let cached_tokens = hit.min(sequence.num_prompt_tokens());
+        self.num_cached_prompt_tokens += cached_tokens.saturating_sub(computed);
+        if sequence.domain().is_some() {
+            self.num_queried_tokens += sequence.num_tokens();
+            self.num_hit_tokens += hit;
+        }
+        if is_first {
+            let ids = (0..=u64::from(sequence.num_forks())).map(|fork| SeqId(sequence.id().0 + fork));
+            self.first_scheduled.extend(ids.map(|id| FirstRun { id, cached_tokens }));
+        }
     }
 }

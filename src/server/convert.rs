@@ -1,7 +1,7 @@
 //! From the message to a checked request. Ranges are vLLM's where it has them; what is not built yet is named.
 
 use super::limits::{
-    MAX_LOGIT_BIAS, MAX_N, MAX_REQUEST_ID, MAX_STOP_TOKEN_IDS, MAX_TOP_LOGPROBS, MAX_VIOLATIONS_A_LIST,
+    MAX_CACHE_SALT, MAX_LOGIT_BIAS, MAX_N, MAX_REQUEST_ID, MAX_STOP_TOKEN_IDS, MAX_TOP_LOGPROBS, MAX_VIOLATIONS_A_LIST,
 };
 use super::proto::{self, GenerateRequest, generate_request::Prompt};
 use super::status;
@@ -17,7 +17,11 @@ pub(super) struct Checked {
     pub request_id: String,
     pub prompt: CheckedPrompt,
     pub params: SequenceParams,
+    /// Sequences to return, and to compute.
     pub n: u32,
+    pub best_of: u32,
+    pub kv: proto::KvOptions,
+    pub tenant: String,
     pub echo: bool,
     pub plan: ResponsePlan,
 }
@@ -38,8 +42,15 @@ pub(super) fn check(request: GenerateRequest, vocab_size: usize) -> Result<Check
     if !(1..=MAX_N).contains(&n) {
         violations.push("n", format!("{n} is not 1 to {MAX_N}"));
     }
-    if request.best_of.is_some_and(|best_of| best_of < n) {
+    let best_of = request.best_of.unwrap_or(n);
+    if best_of < n {
         violations.push("best_of", "is less than n");
+    } else if best_of > MAX_N && n <= MAX_N {
+        violations.push("best_of", format!("{best_of} is more than {MAX_N}"));
+    }
+    let kv = request.kv.unwrap_or_default();
+    if kv.cache_salt.len() > MAX_CACHE_SALT {
+        violations.push("kv.cache_salt", format!("is longer than {MAX_CACHE_SALT} bytes"));
     }
     let add_special = request.add_special.unwrap_or(true);
     let parse_special = request.parse_special.unwrap_or(false);
@@ -62,12 +73,16 @@ pub(super) fn check(request: GenerateRequest, vocab_size: usize) -> Result<Check
     let (Some(prompt), Ok(stops)) = (prompt, stops) else { return Err(status::invalid_field("prompt", "is missing")) };
     let plan = ResponsePlan {
         tokens: response.token_ids || response.top_logprobs.is_some(),
+        logprobs: response.top_logprobs.is_some(),
         include_stop: stopping.include_stop,
         min_tokens: stop.min_tokens,
         stops,
     };
-    let params = SequenceParams { sampling, stopping: stop, logprobs: response.top_logprobs };
-    Ok(Checked { request_id, prompt, params, n, echo: response.echo, plan })
+    // The choice among more sequences than are returned needs the log-probabilities of their tokens.
+    let logprobs = response.top_logprobs.or((best_of > n).then_some(0));
+    let params = SequenceParams { sampling, stopping: stop, logprobs };
+    let (echo, tenant) = (response.echo, request.tenant);
+    Ok(Checked { request_id, prompt, params, n, best_of, kv, tenant, echo, plan })
 }
 
 fn request_id(id: String, violations: &mut Violations) -> String {
@@ -204,9 +219,6 @@ fn unbuilt_fields(request: &GenerateRequest, violations: &mut Violations) -> Vec
     want("sampling.dry_penalty_last_n", sampling.dry_penalty_last_n.is_some());
     want("sampling.dry_sequence_breakers", !sampling.dry_sequence_breakers.is_empty());
     want("response.prompt_logprobs", request.response.is_some_and(|r| r.prompt_logprobs.is_some()));
-    // There is no prefix cache yet: bypass_prefix_cache is honoured as it is.
-    want("kv.cache_salt", request.kv.as_ref().is_some_and(|kv| !kv.cache_salt.is_empty()));
-    want("best_of", request.best_of.is_some_and(|best_of| best_of > request.n.unwrap_or(1)));
     want("priority", request.priority.is_some_and(|priority| priority != 0));
     want("tenant", !request.tenant.is_empty());
     unbuilt

@@ -11,7 +11,7 @@ use super::status;
 use super::writer::{RequestFacts, Writer};
 use crate::engine::request::{NewRequest, Stage};
 use crate::text::Tokenizer;
-use crate::types::TokenId;
+use crate::types::{CacheDomain, TokenId};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_stream::StreamExt;
@@ -100,19 +100,22 @@ impl InferenceService {
         };
         let prompt: Arc<[TokenId]> = encode_by(state, &loaded.tokenizer, checked.prompt, deadline).await?.into();
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
-        let (n, seed) = (checked.n, checked.params.sampling.seed);
-        let max_bytes = match (bounded, checked.params.logprobs) {
+        let (n, best_of, seed) = (checked.n, checked.best_of, checked.params.sampling.seed);
+        let max_bytes = match (bounded, checked.plan.logprobs) {
             (false, _) => usize::MAX / 2,
-            (true, None) => state.limits.max_unread_bytes,
-            (true, Some(_)) => state.limits.max_unread_bytes_logprobs,
+            (true, false) => state.limits.max_unread_bytes,
+            (true, true) => state.limits.max_unread_bytes_logprobs,
         };
+        let shared = || CacheDomain::new(&loaded.info.name, &checked.tenant, &checked.kv.cache_salt);
+        let domain = (!checked.kv.bypass_prefix_cache).then(shared);
         let events = loaded
             .engine
             .submit(NewRequest {
                 request_id: checked.request_id.clone(),
                 prompt: Arc::clone(&prompt),
                 params: Arc::new(checked.params),
-                n,
+                n: best_of,
+                domain,
                 deadline,
             })
             .map_err(|error| {
@@ -133,7 +136,8 @@ impl InferenceService {
                 outbox.push_echo(index, text);
             }
         }
-        let facts = RequestFacts { n, prompt_tokens, fingerprint: &loaded.fingerprint };
+        let max_held_bytes = state.limits.max_response_bytes;
+        let facts = RequestFacts { n, best_of, max_held_bytes, prompt_tokens, fingerprint: &loaded.fingerprint };
         let (tokenizer, metrics) = (Arc::clone(&loaded.tokenizer), Arc::clone(&state.metrics));
         tokio::spawn(Writer::new(tokenizer, metrics, checked.plan, &facts, outbox).run(events));
         Ok(stream)

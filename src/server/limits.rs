@@ -8,6 +8,8 @@ pub const MAX_TOP_LOGPROBS: u32 = 20;
 pub const MAX_STOP_TOKEN_IDS: usize = 128;
 pub const MAX_LOGIT_BIAS: usize = 1024;
 pub const MAX_REQUEST_ID: usize = 128;
+/// Bytes of `kv.cache_salt`.
+pub const MAX_CACHE_SALT: usize = 256;
 pub const MAX_STOPS: usize = MAX_STOP_STRINGS;
 pub const MAX_STOPS_BYTES: usize = MAX_STOP_BYTES;
 /// Violations told of one request, their bytes together, and those of one list. They travel in headers, of which many

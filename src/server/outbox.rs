@@ -95,10 +95,16 @@ impl Outbox {
 
     /// The prompt's text for every sequence. It does not count against the bound: the client asked for it.
     pub fn push_echo(&self, index: u32, text: &str) {
+        self.push_whole(index, text.to_owned(), Vec::new());
+    }
+
+    /// A delta that the client does not read late: it could not have come earlier. It does not count against the bound.
+    pub fn push_whole(&self, index: u32, text: String, tokens: Vec<Token>) {
         let mut inner = lock(&self.0);
-        inner.bytes += text.len();
-        inner.max_bytes += text.len();
-        inner.pending.push_back(Event::Delta(Delta { index, text: text.to_owned(), tokens: Vec::new() }));
+        let weight = weight(&text, &tokens);
+        inner.bytes += weight;
+        inner.max_bytes += weight;
+        inner.pending.push_back(Event::Delta(Delta { index, text, tokens }));
         inner.wake();
     }
 
@@ -165,7 +171,8 @@ mod tests {
 
     fn pair(max_bytes: usize) -> (Outbox, ResponseStream, Arc<Ticket>) {
         let prompt = vec![1].into();
-        let request = NewRequest { request_id: "a".into(), prompt, params: Arc::default(), n: 1, deadline: None };
+        let params = Arc::default();
+        let request = NewRequest { request_id: "a".into(), prompt, params, n: 1, domain: None, deadline: None };
         let ticket = Arc::new(Ticket::new(&request, Instant::now()));
         let (outbox, stream) = channel(max_bytes, Canceller::new(Arc::clone(&ticket)));
         (outbox, stream, ticket)

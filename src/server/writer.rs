@@ -1,5 +1,6 @@
 //! The task of a request: events of the engine in, messages out. It finds stop strings whether or not the client reads.
 
+use super::best_of::{BestOf, TooLarge};
 use super::outbox::{Outbox, Overflow};
 use super::proto::{self, FinishReason, Finished, Token, TopToken, Usage};
 use super::status;
@@ -17,6 +18,8 @@ use std::sync::Arc;
 pub(super) struct ResponsePlan {
     /// Send token entries.
     pub tokens: bool,
+    /// Token entries have log-probabilities.
+    pub logprobs: bool,
     pub include_stop: bool,
     /// Stop strings are not looked for before so many tokens.
     pub min_tokens: u32,
@@ -38,7 +41,27 @@ pub(super) struct Writer {
     prompt_tokens: u32,
     fingerprint: String,
     lines: Vec<Line>,
+    /// Holds everything back when fewer sequences are returned than are computed.
+    best_of: Option<BestOf>,
     outbox: Outbox,
+}
+
+/// Why a request cannot be answered further.
+enum Stopped {
+    Overflow,
+    TooLarge(usize),
+}
+
+impl From<Overflow> for Stopped {
+    fn from(_: Overflow) -> Self {
+        Self::Overflow
+    }
+}
+
+impl From<TooLarge> for Stopped {
+    fn from(TooLarge(limit): TooLarge) -> Self {
+        Self::TooLarge(limit)
+    }
 }
 
 /// How a sequence ended, for its last message.
@@ -57,29 +80,42 @@ impl Writer {
         outbox: Outbox,
     ) -> Self {
         let line = || Line { detokenizer: Detokenizer::new(), stops: plan.stops.clone(), completion_tokens: 0 };
-        let lines = (0..request.n).map(|_| line()).collect();
+        let lines = (0..request.best_of).map(|_| line()).collect();
+        let choose = || BestOf::new(request.n, request.best_of, request.max_held_bytes);
+        let best_of = (request.best_of > request.n).then(choose);
         let fingerprint = request.fingerprint.to_owned();
-        Self { tokenizer, metrics, plan, prompt_tokens: request.prompt_tokens, fingerprint, lines, outbox }
+        Self { tokenizer, metrics, plan, prompt_tokens: request.prompt_tokens, fingerprint, lines, best_of, outbox }
     }
 
     /// Runs to the end of the request.
     pub async fn run(mut self, mut events: EventStream) {
         while let Some(event) = events.recv().await {
             let written = match event {
-                Event::Token { index, sampled, finish, timings } => {
-                    self.token(&mut events, index, &sampled, finish, timings)
+                Event::Token { index, sampled, finish, timings, cached_tokens } => {
+                    let facts = (timings, cached_tokens);
+                    self.token(&mut events, index, &sampled, finish, facts)
                 }
                 Event::Failed(error) => {
                     self.outbox.end(Some(status::of(&error)));
                     return;
                 }
             };
-            if written.is_err() {
-                self.metrics.slow_consumers.increment(1);
-                events.canceller().cancel(Cause::SlowConsumer);
-                self.outbox.end(Some(status::slow_consumer()));
-                return;
+            match written {
+                Ok(()) => {}
+                Err(Stopped::Overflow) => {
+                    self.metrics.slow_consumers.increment(1);
+                    events.canceller().cancel(Cause::SlowConsumer);
+                    self.outbox.end(Some(status::slow_consumer()));
+                    return;
+                }
+                Err(Stopped::TooLarge(limit)) => {
+                    self.outbox.end(Some(status::response_too_large(limit)));
+                    return;
+                }
             }
+        }
+        if let Some(best_of) = self.best_of {
+            best_of.send(&self.outbox);
         }
         self.outbox.end(None);
     }
@@ -90,8 +126,8 @@ impl Writer {
         index: u32,
         sampled: &Sampled,
         finish: Option<Finish>,
-        timings: Timings,
-    ) -> Result<(), Overflow> {
+        facts: (Timings, u32),
+    ) -> Result<(), Stopped> {
         let tokens = if self.plan.tokens { vec![self.entry(sampled)] } else { Vec::new() };
         let Some(line) = self.lines.get_mut(index as usize) else { return Ok(()) };
         line.completion_tokens += 1;
@@ -99,7 +135,9 @@ impl Writer {
         let bytes = if silent { &[] } else { self.tokenizer.token_bytes(sampled.token) };
         let look = line.completion_tokens >= self.plan.min_tokens;
         let (text, stop_match) = line.advance(bytes, look, finish.is_some());
-        if !text.is_empty() || !tokens.is_empty() {
+        if let Some(best_of) = &mut self.best_of {
+            best_of.push(index, &text, tokens, sampled.logprob.unwrap_or(f32::NEG_INFINITY))?;
+        } else if !text.is_empty() || !tokens.is_empty() {
             self.outbox.push_delta(index, &text, tokens)?;
         }
         let ending = match (stop_match, finish) {
@@ -115,17 +153,17 @@ impl Writer {
             }
             (None, None) => return Ok(()),
         };
-        self.finished(index, ending, timings);
+        self.finished(index, ending, facts);
         Ok(())
     }
 
-    fn finished(&self, index: u32, ending: Ending, timings: Timings) {
+    fn finished(&mut self, index: u32, ending: Ending, (timings, cached_tokens): (Timings, u32)) {
         let completion_tokens = self.lines.get(index as usize).map_or(0, |line| line.completion_tokens);
-        self.outbox.finish(Finished {
+        let finished = Finished {
             index,
             reason: reason(ending.reason).into(),
             stop_match: ending.stop_match,
-            usage: Some(Usage { prompt_tokens: self.prompt_tokens, cached_tokens: 0, completion_tokens }),
+            usage: Some(Usage { prompt_tokens: self.prompt_tokens, cached_tokens, completion_tokens }),
             timings: Some(proto::Timings {
                 queue_ms: timings.queue_ms,
                 prefill_ms: timings.prefill_ms,
@@ -133,19 +171,28 @@ impl Writer {
             }),
             system_fingerprint: self.fingerprint.clone(),
             stop_token_id: ending.stop_token_id,
-        });
+        };
+        match &mut self.best_of {
+            Some(best_of) => best_of.finish(finished),
+            None => self.outbox.finish(finished),
+        }
     }
 
     fn entry(&self, sampled: &Sampled) -> Token {
         let bytes = |id| self.tokenizer.token_bytes(id).to_vec();
         let top = sampled.top.iter().map(|t| TopToken { id: t.token, bytes: bytes(t.token), logprob: t.logprob });
-        Token { id: sampled.token, bytes: bytes(sampled.token), logprob: sampled.logprob, top: top.collect() }
+        let logprob = sampled.logprob.filter(|_| self.plan.logprobs);
+        Token { id: sampled.token, bytes: bytes(sampled.token), logprob, top: top.collect() }
     }
 }
 
 /// What the writer must know of a request.
 pub(super) struct RequestFacts<'a> {
+    /// Sequences that are returned, of those that are computed.
     pub n: u32,
+    pub best_of: u32,
+    /// What may be held back until the best are known.
+    pub max_held_bytes: usize,
     pub prompt_tokens: u32,
     pub fingerprint: &'a str,
 }

@@ -9,7 +9,7 @@ use llorch_cpud::kv_cache::KvType;
 use llorch_cpud::quant::WeightType;
 use llorch_cpud::sampling::params::{SamplingParams, SequenceParams, StopParams};
 use llorch_cpud::scheduler::SchedulerConfig;
-use llorch_cpud::types::SeqId;
+use llorch_cpud::types::{CacheDomain, SeqId};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// The check of the scheduler's state after each step in a debug build.
-const OF_THE_CHECK: usize = if cfg!(debug_assertions) { 2 } else { 0 };
+const OF_THE_CHECK: usize = if cfg!(debug_assertions) { 4 } else { 0 };
 
 /// The system's allocator, with a count.
 struct Counting;
@@ -86,7 +86,9 @@ fn law_6_a_warm_decode_step_allocates_nothing() {
                 let stopping = StopParams { max_tokens: 110, ..StopParams::default() };
                 let params = Arc::new(SequenceParams { sampling, stopping, logprobs: None });
                 let prompt: Vec<u32> = (0..5 + index as u32).collect();
-                let sequence = NewSequence { prompt: prompt.into(), params, index: 0 };
+                // With the prefix cache: full blocks become known as they go.
+                let domain = Some(CacheDomain::new("model", "tenant", "salt"));
+                let sequence = NewSequence { domain, ..NewSequence::new(prompt.into(), params) };
                 engine.submit(SeqId(index), sequence).expect("every sequence fits the pool");
             }
             for _ in 0..20 {

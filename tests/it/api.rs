@@ -318,7 +318,7 @@ async fn control_tells_what_the_server_is() {
     let status = client.get_model_info(GetModelInfoRequest { model: "other".into() }).await.expect_err("unknown");
     assert_status(&status, Code::NotFound, "MODEL_NOT_FOUND");
     let load = client.get_load(GetLoadRequest {}).await.expect("an answer").into_inner();
-    assert_eq!((load.kv_blocks_total, load.kv_blocks_free, load.running), (2048, 2048, 0));
+    assert_eq!((load.kv_blocks_total, load.kv_blocks_free, load.kv_blocks_cached, load.running), (2048, 2048, 0, 0));
     let mut watch = client.watch_load(WatchLoadRequest { interval_ms: Some(10) }).await.expect("a stream").into_inner();
     for _ in 0..3 {
         assert_eq!(watch.message().await.expect("open").map(|load| load.kv_blocks_total), Some(2048));

@@ -109,6 +109,7 @@ fn forward(built: &mut Built, start: usize, tokens: &[TokenId]) -> Vec<Vec<f32>>
     let (first, end) = (start as u32, (start + tokens.len()) as u32);
     let blocks = end.div_ceil(built.kv_cache.block_size() as u32);
     let batch = ForwardBatch {
+        block_copies: Vec::new(),
         token_ids: tokens.to_vec(),
         positions: (first..end).collect(),
         slot_mapping: (first..end).map(Slot).collect(),

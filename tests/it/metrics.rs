@@ -54,7 +54,8 @@ async fn every_name_is_there() {
         kv_cache_usage_ratio \
         batch_sequences saturation_ratio model_loaded draining build_info model_info";
     let counters = "requests_total requests_finished_total prompt_tokens_total generation_tokens_total \
-        preemptions_total recomputed_tokens_total wasted_tokens_total engine_restarts_total slow_consumers_total";
+        preemptions_total recomputed_tokens_total prefix_cache_queried_tokens_total prefix_cache_hit_tokens_total \
+        wasted_tokens_total engine_restarts_total slow_consumers_total";
     let histograms = "time_to_first_token_seconds inter_token_latency_seconds time_per_output_token_seconds \
         e2e_request_latency_seconds queue_time_seconds step_seconds step_tokens step_sequences prompt_tokens \
         generation_tokens";
@@ -90,7 +91,11 @@ async fn counts_follow_what_happened() {
         ("llorch_requests_total{rpc=\"Complete\",code=\"OK\"}", 1.0),
         ("llorch_requests_total{rpc=\"Generate\",code=\"INVALID_ARGUMENT\"}", 1.0),
         ("llorch_requests_finished_total{reason=\"length\"}", 5.0),
-        ("llorch_prompt_tokens_total{source=\"computed\"}", 25.0),
+        // The first block of the prompt is computed once.
+        ("llorch_prompt_tokens_total{source=\"computed\"}", 5.0 + 3.0),
+        ("llorch_prompt_tokens_total{source=\"cached\"}", 3.0 * 4.0),
+        ("llorch_prefix_cache_queried_tokens_total", 4.0 * 5.0),
+        ("llorch_prefix_cache_hit_tokens_total", 3.0 * 4.0),
         ("llorch_generation_tokens_total", 29.0),
         ("llorch_time_to_first_token_seconds_count", 5.0),
         ("llorch_inter_token_latency_seconds_count", 24.0),
@@ -101,8 +106,9 @@ async fn counts_follow_what_happened() {
         ("llorch_generation_tokens_sum", 29.0),
         // A step for each token; the siblings share theirs.
         ("llorch_step_tokens_count", 25.0),
-        ("llorch_step_tokens_sum", 5.0 * 5.0 + 24.0),
-        ("llorch_step_sequences_sum", 29.0),
+        ("llorch_step_tokens_sum", 8.0 + 24.0),
+        // The siblings are one in their first step.
+        ("llorch_step_sequences_sum", 28.0),
     ];
     let text = server.metrics.render();
     for (name, value) in expected {
@@ -125,15 +131,16 @@ async fn gauges_show_the_moment() {
     gate.allow(2);
     gate.entered(3).await;
     let text = ask(address, "GET", "/metrics").await.1;
-    // Two sequences with 6 or 7 tokens in blocks of 4; the third waits.
+    // Two sequences with 6 or 7 tokens in blocks of 4, the first of them shared; the third waits.
     let expected = [
         ("llorch_requests_running", 2.0),
         ("llorch_requests_waiting", 1.0),
-        ("llorch_kv_blocks{state=\"used\"}", 4.0),
-        ("llorch_kv_blocks{state=\"free\"}", 2044.0),
+        ("llorch_kv_blocks{state=\"used\"}", 3.0),
+        ("llorch_kv_blocks{state=\"cached\"}", 0.0),
+        ("llorch_kv_blocks{state=\"free\"}", 2045.0),
         ("llorch_kv_blocks_total", 2048.0),
         ("llorch_kv_block_size_tokens", 4.0),
-        ("llorch_kv_cache_usage_ratio", 4.0 / 2048.0),
+        ("llorch_kv_cache_usage_ratio", 3.0 / 2048.0),
         ("llorch_batch_sequences", 2.0),
         ("llorch_saturation_ratio", 1.0),
     ];
@@ -149,4 +156,6 @@ async fn gauges_show_the_moment() {
     for name in ["llorch_requests_running", "llorch_requests_waiting", "llorch_kv_blocks{state=\"used\"}"] {
         assert_eq!(metric(&text, name), 0.0, "{name}\n{text}");
     }
+    let blocks = ["cached", "free"].map(|state| metric(&text, &format!("llorch_kv_blocks{{state=\"{state}\"}}")));
+    assert!(blocks[0] > 0.0 && blocks[0] + blocks[1] == 2048.0, "{blocks:?}");
 }

@@ -111,7 +111,7 @@ fn run_prompt(bytes: Vec<u8>, weights: &str, prompt: &[TokenId], run: Run) -> Tr
     for id in 0..=observed.0 {
         let neighbour = || (0..3 + id as u32 * 5 % 17).map(|i| (i * 17 + id as u32 * 31) % 290 + 3).collect();
         let prompt: Vec<TokenId> = if id == observed.0 { prompt.into() } else { neighbour() };
-        let sequence = NewSequence { prompt: prompt.into(), params: greedy(run.max_tokens), index: 0 };
+        let sequence = NewSequence::new(prompt.into(), greedy(run.max_tokens));
         engine.submit(SeqId(id), sequence).expect("every sequence fits the pool");
     }
     engine.observe(observed, Box::new(Recorder::new(vocab_size)));

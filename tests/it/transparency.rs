@@ -1,7 +1,8 @@
 //! LAW-1: the bits of a sequence's logits depend on the model, its own tokens and the ISA path, and on nothing else.
 //!
 //! One ledger a model holds the logits after every token prefix. Runs of many shapes fill it and are compared with it:
-//! who shares the batch, how many threads, how prompts are cut into chunks, preemption, block size.
+//! who shares the batch, how many threads, how prompts are cut into chunks, preemption, block size, prefixes from the
+//! cache, siblings.
 
 use crate::support::isas;
 use crate::support::recording_model::{Ledger, RecordingModel};
@@ -11,10 +12,11 @@ use llorch_cpud::engine::{Engine, EngineConfig};
 use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::kernels::{Isa, Path};
 use llorch_cpud::kv_cache::KvType;
+use llorch_cpud::model::decoder::Decoder;
 use llorch_cpud::quant::WeightType;
 use llorch_cpud::sampling::params::{SamplingParams, SequenceParams, StopParams};
 use llorch_cpud::scheduler::SchedulerConfig;
-use llorch_cpud::types::{SeqId, TokenId};
+use llorch_cpud::types::{CacheDomain, SeqId, TokenId};
 use std::sync::{Arc, Mutex};
 
 const MAX_MODEL_LEN: u32 = 64;
@@ -43,6 +45,31 @@ fn prompt(index: usize) -> Vec<TokenId> {
 /// Runs the sequences `first .. first + batch` together and checks every logits row against `ledger`.
 /// Returns the number of preemptions.
 fn run(subject: &Subject, isa: Isa, first: usize, run: Run, ledger: &Arc<Mutex<Ledger>>) -> usize {
+    let mut engine = engine(subject, isa, run, ledger);
+    let params = Arc::new(SequenceParams {
+        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+        stopping: StopParams { max_tokens: run.max_tokens, ..StopParams::default() },
+        logprobs: None,
+    });
+    for index in first..first + run.batch {
+        let sequence = NewSequence::new(prompt(index).into(), Arc::clone(&params));
+        engine.submit(SeqId(index as u64), sequence).expect("every sequence fits the pool");
+    }
+    let (mut finished, mut preempted) = (0, 0);
+    while engine.has_work() {
+        let report = engine.step();
+        preempted += report.num_preempted as usize;
+        for output in &report.outputs {
+            let (_, finish) = output.result.as_ref().expect("logits are finite");
+            finished += usize::from(finish.is_some());
+        }
+    }
+    assert_eq!(finished, run.batch, "{run:?}");
+    preempted
+}
+
+/// An engine whose model compares with `ledger` what it computes.
+fn engine(subject: &Subject, isa: Isa, run: Run, ledger: &Arc<Mutex<Ledger>>) -> Engine<RecordingModel<Decoder>> {
     let circumstances = Circumstances {
         isa,
         threads: run.threads,
@@ -61,27 +88,7 @@ fn run(subject: &Subject, isa: Isa, first: usize, run: Run, ledger: &Arc<Mutex<L
         max_model_len: MAX_MODEL_LEN,
     };
     let config = EngineConfig { scheduler, eog_ids: vec![] };
-    let mut engine = Engine::new(config, model, built.kv_cache, built.pool).expect("the limits are good");
-    let params = Arc::new(SequenceParams {
-        sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
-        stopping: StopParams { max_tokens: run.max_tokens, ..StopParams::default() },
-        logprobs: None,
-    });
-    for index in first..first + run.batch {
-        let sequence = NewSequence { prompt: prompt(index).into(), params: Arc::clone(&params), index: 0 };
-        engine.submit(SeqId(index as u64), sequence).expect("every sequence fits the pool");
-    }
-    let (mut finished, mut preempted) = (0, 0);
-    while engine.has_work() {
-        let report = engine.step();
-        preempted += report.num_preempted as usize;
-        for output in &report.outputs {
-            let (_, finish) = output.result.as_ref().expect("logits are finite");
-            finished += usize::from(finish.is_some());
-        }
-    }
-    assert_eq!(finished, run.batch, "{run:?}");
-    preempted
+    Engine::new(config, model, built.kv_cache, built.pool).expect("the limits are good")
 }
 
 /// A ledger of what the sequences give alone: one thread, one chunk, an empty machine.
@@ -212,6 +219,96 @@ fn law_1_every_architecture() {
         for arch in TestModel::ARCHITECTURES {
             for (weight_type, kv_type) in [(WeightType::F32, KvType::F32), (WeightType::Q8_0, KvType::F16)] {
                 check(&Subject::architecture(arch, weight_type, kv_type), isa, &runs);
+            }
+        }
+    }
+}
+
+/// What the prefix cache and the forks did in a run.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shared {
+    hit_tokens: u32,
+    copies: u32,
+    preempted: u32,
+    evicted: u64,
+}
+
+/// Three turns of `run.batch` conversations with a common beginning, with 1 to 3 siblings each; the first turn comes
+/// twice. With a domain the siblings are forks and prefixes come from the cache; without, each is a sequence of its
+/// own.
+fn converse(engine: &mut Engine<RecordingModel<Decoder>>, run: Run, domain: Option<CacheDomain>) -> Shared {
+    let params = Arc::new(SequenceParams {
+        sampling: SamplingParams { temperature: 1.0, seed: 7, ..SamplingParams::default() },
+        stopping: StopParams { max_tokens: run.max_tokens, ..StopParams::default() },
+        logprobs: None,
+    });
+    let begin = |index| [(100..111).collect(), prompt(index)].concat();
+    let mut texts: Vec<Vec<TokenId>> = (0..run.batch).map(begin).collect();
+    let mut shared = Shared::default();
+    for turn in 0..3u64 {
+        let mut generated = vec![Vec::new(); texts.len()];
+        for (index, text) in texts.iter().enumerate() {
+            let (n, first) = (1 + index as u32 % 3, SeqId(turn * 1000 + index as u64 * 3));
+            let new = NewSequence { domain, ..NewSequence::new(text.clone().into(), Arc::clone(&params)) };
+            if domain.is_some() {
+                engine.submit(first, NewSequence { n, ..new }).expect("it fits");
+            } else {
+                for index in 0..n {
+                    engine
+                        .submit(SeqId(first.0 + u64::from(index)), NewSequence { index, ..new.clone() })
+                        .expect("it fits");
+                }
+            }
+        }
+        while engine.has_work() {
+            let report = engine.step();
+            shared.hit_tokens += report.hit_tokens;
+            shared.copies += report.num_copies;
+            shared.preempted += report.num_preempted;
+            for output in &report.outputs {
+                let (sampled, _) = output.result.as_ref().expect("logits are finite");
+                if output.id.0 % 3 == 0 {
+                    generated[(output.id.0 % 1000 / 3) as usize].push(sampled.token);
+                }
+            }
+        }
+        if turn > 0 {
+            for (text, new) in texts.iter_mut().zip(generated) {
+                text.extend(new.into_iter().chain([turn as TokenId, 50, 51]));
+            }
+        }
+    }
+    shared.evicted = engine.scheduler().pool().num_evicted();
+    shared
+}
+
+#[test]
+fn law_1_prefix_hits_and_siblings() {
+    covers!("LAW-1", "SCH-17", "SCH-15");
+    let domain = Some(CacheDomain::new("model", "tenant", "salt"));
+    for isa in isas() {
+        for weight_type in TYPES {
+            for kv_type in KvType::ALL {
+                let tiny = Subject::tiny(&TinyModel { weight_type, kv_type, ..TinyModel::default() });
+                let wide = Run { batch: 8, threads: 2, step_rows: 64, block_size: 4, num_blocks: 512, max_tokens: 5 };
+                let ledger = Arc::new(Mutex::new(Ledger::default()));
+                let alone = Run { threads: 1, ..wide };
+                let none = converse(&mut engine(&tiny, isa, alone, &ledger), alone, None);
+                assert_eq!((none.hit_tokens, none.copies), (0, 0));
+                let before = ledger.lock().unwrap().compared;
+                // Few blocks, so that cached ones are evicted and running ones preempted.
+                let tight = Run { num_blocks: 24, step_rows: 19, threads: 3, ..wide };
+                for run in [wide, tight, Run { block_size: 3, num_blocks: 30, ..tight }] {
+                    let shared = converse(&mut engine(&tiny, isa, run, &ledger), run, domain);
+                    assert!(shared.hit_tokens > 200 && shared.copies > 5, "{shared:?} {run:?}");
+                    let is_tight = run.num_blocks < 100;
+                    assert_eq!((shared.evicted > 0, shared.preempted > 0), (is_tight, is_tight), "{shared:?} {run:?}");
+                    let ledger = ledger.lock().unwrap();
+                    assert_eq!(ledger.difference, None, "{} {} {run:?}", isa.name(), tiny.name);
+                }
+                // Each conversation of three turns samples at least so many rows.
+                let compared = ledger.lock().unwrap().compared - before;
+                assert!(compared >= 3 * 3 * wide.batch * wide.max_tokens as usize, "{compared} rows compared");
             }
         }
     }

@@ -131,9 +131,12 @@ async fn all_violations_are_told_together() {
 async fn counts_and_lengths_are_bounded() {
     covers!("API-21");
     let server = TestServer::start(Options::default()).await;
+    let long_salt = KvOptions { cache_salt: "x".repeat(257), ..Default::default() };
     let refused = [
         (GenerateRequest { n: Some(0), ..request(&PROMPT, 4) }, "n"),
         (GenerateRequest { n: Some(2), best_of: Some(1), ..request(&PROMPT, 4) }, "best_of"),
+        (GenerateRequest { best_of: Some(129), ..request(&PROMPT, 4) }, "best_of"),
+        (GenerateRequest { kv: Some(long_salt), ..request(&PROMPT, 4) }, "kv.cache_salt"),
         (GenerateRequest { prompt: None, ..request(&PROMPT, 4) }, "prompt"),
         (request(&[], 4), "token_ids"),
         (named(&"x".repeat(129), &PROMPT, 4), "request_id"),
@@ -167,7 +170,6 @@ async fn unbuilt_fields_are_named() {
     covers!("API-23");
     let server = TestServer::start(Options::default()).await;
     let with_response = |response| GenerateRequest { response: Some(response), ..request(&PROMPT, 4) };
-    let salted = KvOptions { cache_salt: "salt".into(), ..Default::default() };
     let refused = [
         (sampled(|s| s.typical_p = Some(0.5)), "sampling.typical_p"),
         (sampled(|s| s.top_n_sigma = Some(1.0)), "sampling.top_n_sigma"),
@@ -177,8 +179,6 @@ async fn unbuilt_fields_are_named() {
         (sampled(|s| s.dry_penalty_last_n = Some(-1)), "sampling.dry_penalty_last_n"),
         (sampled(|s| s.dry_sequence_breakers = vec!["\n".into()]), "sampling.dry_sequence_breakers"),
         (with_response(ResponseOptions { prompt_logprobs: Some(0), ..Default::default() }), "response.prompt_logprobs"),
-        (GenerateRequest { kv: Some(salted), ..request(&PROMPT, 4) }, "kv.cache_salt"),
-        (GenerateRequest { best_of: Some(2), ..request(&PROMPT, 4) }, "best_of"),
         (GenerateRequest { priority: Some(-1), ..request(&PROMPT, 4) }, "priority"),
         (GenerateRequest { tenant: "someone".into(), ..request(&PROMPT, 4) }, "tenant"),
     ];

@@ -11,7 +11,7 @@ use llorch_cpud::types::{BlockId, ForwardBatch, Slot};
 
 /// A table that holds exactly these blocks, from a pool of 16.
 fn table_of(blocks: &[u32], block_size: u32) -> BlockTable {
-    let mut pool = BlockPool::new(16);
+    let mut pool = BlockPool::new(16, block_size);
     let all: Vec<BlockId> = std::iter::from_fn(|| pool.allocate()).collect();
     assert_eq!(all.len(), 16);
     // What is given back last is handed out first.

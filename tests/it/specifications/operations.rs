@@ -143,6 +143,7 @@ fn gpt2_attn_005_softmax() {
     let v: Vec<f32> = (0..rows).flat_map(|t| (0..8).map(move |d| f32::from(u8::from(d == t)))).collect();
     let q: Vec<f32> = (0..rows).flat_map(|_| first(1.0)).collect();
     let batch = ForwardBatch {
+        block_copies: vec![],
         token_ids: vec![0; rows],
         positions: (0..rows as u32).collect(),
         slot_mapping: (0..rows as u32).map(Slot).collect(),

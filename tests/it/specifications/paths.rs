@@ -16,6 +16,7 @@ fn logits(tiny: &TinyModel, isa: Isa) -> Vec<u32> {
     let mut built = build(tiny, circumstances);
     let mut random = Random::new(5);
     let batch = ForwardBatch {
+        block_copies: vec![],
         token_ids: (0..rows).map(|_| random.range(3, 290)).collect(),
         positions: (0..rows as u32).collect(),
         slot_mapping: (0..rows as u32).map(Slot).collect(),

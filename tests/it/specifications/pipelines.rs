@@ -125,7 +125,7 @@ fn run_cut(example: &Example, prompt: &[TokenId], isa: Isa, (budget, block_size)
         stopping: StopParams { max_tokens: 3, ..StopParams::default() },
         logprobs: Some(100),
     };
-    let sequence = NewSequence { prompt: prompt.into(), params: Arc::new(params), index: 0 };
+    let sequence = NewSequence::new(prompt.into(), Arc::new(params));
     engine.submit(SeqId(0), sequence).expect("it fits");
     engine.observe(SeqId(0), Box::new(Recorder::default()));
     let mut probabilities = Vec::new();

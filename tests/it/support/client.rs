@@ -154,7 +154,7 @@ impl TestServer {
     pub async fn start_loading(options: Options) -> Self {
         let metrics = Arc::new(Metrics::new().expect("valid buckets"));
         let vocab_size = tokenizer().vocab_size();
-        let mut model = FakeModel::new(vocab_size, options.scheduler.num_blocks, options.scheduler.block_size);
+        let mut model = FakeModel::new(vocab_size, options.scheduler.block_size);
         model.nan_token = options.nan_token;
         model.panic_token = options.panic_token;
         if let Some(gate) = options.gate.clone() {

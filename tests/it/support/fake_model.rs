@@ -1,17 +1,18 @@
 //! A model without weights whose next token depends on every token of the sequence, as found through the block table.
 //!
-//! Its "cache" holds the token ids themselves. A row of logits is a hash of all tokens up to the row's position, read
-//! back block by block: a wrong slot, a lost block or a block that two sequences write changes the text.
+//! It writes the token ids themselves to the KV cache. A row of logits is a hash of all tokens up to the row's
+//! position, read back block by block: a wrong slot, a lost block, a copy that was not made or a block that two
+//! sequences write changes the text.
 
 use llorch_cpud::engine::{Engine, EngineConfig};
-use llorch_cpud::kv_cache::{KvCache, KvShape, KvType};
+use llorch_cpud::kv_cache::{KvCache, KvShape, KvType, LayerKvMut};
 use llorch_cpud::model::Model;
 use llorch_cpud::ops::pool::Pool;
 use llorch_cpud::scheduler::SchedulerConfig;
 use llorch_cpud::types::{ForwardBatch, TokenId};
 use std::sync::Arc;
 
-/// What a slot holds that was never written, and after [`FakeModel::poison`].
+/// What a slot of a new cache holds: NaN, read as an integer.
 const POISON: TokenId = TokenId::MAX;
 
 /// Called before each pass: for tests that hold the step, count it or make it panic.
@@ -20,8 +21,6 @@ pub type Hook = Box<dyn FnMut(&ForwardBatch) + Send>;
 pub struct FakeModel {
     vocab_size: usize,
     block_size: usize,
-    /// `[num_blocks * block_size]`
-    slots: Vec<TokenId>,
     /// `[R, vocab_size]`
     logits: Vec<f32>,
     /// A sequence that has this token gets rows of NaN.
@@ -32,11 +31,10 @@ pub struct FakeModel {
 }
 
 impl FakeModel {
-    pub fn new(vocab_size: usize, num_blocks: u32, block_size: u32) -> Self {
+    pub fn new(vocab_size: usize, block_size: u32) -> Self {
         Self {
             vocab_size,
             block_size: block_size as usize,
-            slots: vec![POISON; (num_blocks * block_size) as usize],
             logits: Vec::new(),
             nan_token: None,
             panic_token: None,
@@ -52,12 +50,13 @@ impl FakeModel {
     }
 
     /// The tokens of sequence `b` at positions `0 ..= last`, read through its block table.
-    fn read_back(&self, batch: &ForwardBatch, b: usize, last: u32) -> Vec<TokenId> {
+    fn read_back(&self, batch: &ForwardBatch, cache: &[TokenId], b: usize, last: u32) -> Vec<TokenId> {
         let blocks = &batch.block_tables[batch.block_table_start[b] as usize..batch.block_table_start[b + 1] as usize];
         let slot = |position: usize| {
             blocks[position / self.block_size].0 as usize * self.block_size + position % self.block_size
         };
-        let tokens: Vec<TokenId> = (0..=last as usize).map(|position| self.slots[slot(position)]).collect();
+        let read = |position: usize| cache[place(slot(position), self.block_size)];
+        let tokens: Vec<TokenId> = (0..=last as usize).map(read).collect();
         assert!(!tokens.contains(&POISON), "a position of the sequence was never written");
         tokens
     }
@@ -68,20 +67,22 @@ impl Model for FakeModel {
         self.vocab_size
     }
 
-    fn forward(&mut self, batch: &ForwardBatch, _kv_cache: &mut KvCache) -> &mut [f32] {
+    fn forward(&mut self, batch: &ForwardBatch, kv_cache: &mut KvCache) -> &mut [f32] {
         if let Some(hook) = &mut self.hook {
             hook(batch);
         }
         check_shape(batch, self.block_size);
         let marked = |token: Option<TokenId>, tokens: &[TokenId]| token.is_some_and(|token| tokens.contains(&token));
         assert!(!marked(self.panic_token, &batch.token_ids), "the fake model was told to panic");
+        let LayerKvMut::F32(cache) = kv_cache.layer_mut(0) else { panic!("the cache of the fake model is F32") };
+        let cache: &mut [TokenId] = bytemuck::cast_slice_mut(cache);
         for (slot, token) in batch.slot_mapping.iter().zip(&batch.token_ids) {
-            self.slots[slot.0 as usize] = *token;
+            cache[place(slot.0 as usize, self.block_size)] = *token;
         }
         self.logits.clear();
         for &row in &batch.logits_rows {
             let b = batch.query_start_loc.partition_point(|&start| start <= row) - 1;
-            let tokens = self.read_back(batch, b, batch.positions[row as usize]);
+            let tokens = self.read_back(batch, cache, b, batch.positions[row as usize]);
             if marked(self.nan_token, &tokens) {
                 self.logits.extend(std::iter::repeat_n(f32::NAN, self.vocab_size));
             } else {
@@ -90,6 +91,11 @@ impl Model for FakeModel {
         }
         &mut self.logits
     }
+}
+
+/// Where the K of a slot is, in a layer of one head of one element: each block has its K before its V.
+fn place(slot: usize, block_size: usize) -> usize {
+    slot / block_size * 2 * block_size + slot % block_size
 }
 
 /// What a batch promises (`ForwardBatch`): the arrays agree with each other and no slot is written twice (SCH-2).
@@ -128,18 +134,18 @@ fn mix(x: u64) -> u64 {
 
 /// An engine over a fake model, with one thread.
 pub fn fake_engine(scheduler: SchedulerConfig, eog_ids: Vec<TokenId>, vocab_size: usize) -> Engine<FakeModel> {
-    fake_engine_with(scheduler, eog_ids, FakeModel::new(vocab_size, scheduler.num_blocks, scheduler.block_size))
+    fake_engine_with(scheduler, eog_ids, FakeModel::new(vocab_size, scheduler.block_size))
 }
 
 /// An engine over `model`, with one thread.
 pub fn fake_engine_with(scheduler: SchedulerConfig, eog_ids: Vec<TokenId>, model: FakeModel) -> Engine<FakeModel> {
     let pool = Arc::new(Pool::new(1).expect("one thread"));
-    Engine::new(EngineConfig { scheduler, eog_ids }, model, unused_kv_cache(&scheduler), pool).expect("valid limits")
+    Engine::new(EngineConfig { scheduler, eog_ids }, model, token_cache(&scheduler), pool).expect("valid limits")
 }
 
-/// The smallest cache of these limits: the fake model keeps its own memory.
-pub fn unused_kv_cache(scheduler: &SchedulerConfig) -> KvCache {
+/// The smallest cache of these limits, with a place of 32 bits for each token.
+pub fn token_cache(scheduler: &SchedulerConfig) -> KvCache {
     let block_size = scheduler.block_size as usize;
-    let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 1, block_size, kv_type: KvType::F16 };
+    let shape = KvShape { layers: 1, kv_heads: 1, head_dim: 1, block_size, kv_type: KvType::F32 };
     KvCache::new(shape, scheduler.num_blocks as usize).expect("a small cache")
 }

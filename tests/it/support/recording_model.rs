@@ -64,6 +64,10 @@ impl<M: Model> Model for RecordingModel<M> {
     }
 
     fn forward(&mut self, batch: &ForwardBatch, kv_cache: &mut KvCache) -> &mut [f32] {
+        for copy in &batch.block_copies {
+            let from = copy.from.0 as usize * self.block_size;
+            self.slots.copy_within(from..from + self.block_size, copy.to.0 as usize * self.block_size);
+        }
         for (slot, token) in batch.slot_mapping.iter().zip(&batch.token_ids) {
             self.slots[slot.0 as usize] = *token;
         }

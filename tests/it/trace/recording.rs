@@ -159,6 +159,7 @@ impl Observer for Blind {
 /// Two sequences: the first in two chunks over two steps, the second joining later.
 fn batches() -> [ForwardBatch; 2] {
     let first = ForwardBatch {
+        block_copies: vec![],
         token_ids: PROMPT[..5].to_vec(),
         positions: (0..5).collect(),
         slot_mapping: (0..5).map(Slot).collect(),
@@ -169,6 +170,7 @@ fn batches() -> [ForwardBatch; 2] {
         logits_rows: vec![4],
     };
     let second = ForwardBatch {
+        block_copies: vec![],
         token_ids: [&PROMPT[5..], &[9, 10, 11]].concat(),
         positions: vec![5, 6, 7, 8, 9, 10, 0, 1, 2],
         slot_mapping: [5, 6, 7, 8, 9, 10, 16, 17, 18].map(Slot).to_vec(),
@@ -230,6 +232,7 @@ fn the_logits_shown_are_those_of_the_model() {
     let mut built = load(model().build(), KvType::F32, room);
     let inputs = [&PROMPT[..], &trace.index.tokens[..5]].concat();
     let batch = ForwardBatch {
+        block_copies: vec![],
         positions: (0..16).collect(),
         slot_mapping: (0..16).map(Slot).collect(),
         query_start_loc: vec![0, 16],

@@ -1,0 +1,74 @@
+//! Who leaves the queue.
+
+use super::{Scheduler, Sequence, StepPlan};
+
+/// After so many preemptions a sequence runs again only when it cannot be preempted any more.
+pub const MAX_PREEMPTIONS: u32 = 3;
+
+/// What running sequences will come to need, in blocks and places.
+#[derive(Clone, Copy, Debug, Default)]
+struct Claims {
+    /// Places in the batch, with the forks to come.
+    places: u64,
+    /// Blocks for all their pending tokens, and one more for each to grow into.
+    soon: u64,
+    /// Blocks until all have reached their limits.
+    to_limit: u64,
+}
+
+impl Scheduler {
+    /// Moves the first waiting sequence to the running ones if it may start now, with what the cache has of it.
+    ///
+    /// All its known tokens must fit beside those that running sequences have still to compute, and one block must stay
+    /// for each of them to grow into: a sequence that is admitted only to be preempted at once has computed in vain.
+    /// One that was preempted often waits until it and the older ones fit with all they can come to need.
+    /// Alone a sequence always fits, by the check at submit.
+    pub(super) fn admit(&mut self, plan: &mut StepPlan) -> bool {
+        let Some(candidate) = self.waiting.front() else { return false };
+        let places = 1 + u64::from(candidate.num_forks());
+        let claims = self.claims();
+        if claims.places > 0 && claims.places + places > u64::from(self.config.max_running()) {
+            return false;
+        }
+        if !self.has_blocks_for_first(&claims) {
+            return false;
+        }
+        let mut sequence = self.waiting.pop_front().expect("seen above");
+        let computed = sequence.max_computed_tokens();
+        let is_first = sequence.start(&self.prefix, &mut self.pool);
+        plan.note_start(&sequence, sequence.num_computed_tokens(), computed, is_first);
+        self.running.push(sequence);
+        true
+    }
+
+    /// Whether the blocks suffice for the first waiting sequence. Leaves its cached prefix in `self.prefix`.
+    fn has_blocks_for_first(&mut self, claims: &Claims) -> bool {
+        let available = u64::from(self.pool.num_available());
+        if claims.soon > available {
+            return false;
+        }
+        let candidate = self.waiting.front_mut().expect("the caller saw one");
+        candidate.find_prefix(&self.pool, &mut self.prefix);
+        // A block that others refer to costs nothing, a cached one ceases to be available.
+        let referenced = self.prefix.iter().filter(|block| self.pool.ref_count(**block) > 0).count() as u64;
+        let blocks = |tokens: u32| u64::from(tokens.div_ceil(self.config.block_size)) - referenced;
+        let forks = if claims.places > 0 { u64::from(candidate.num_forks()) } else { 0 };
+        if candidate.num_preemptions() >= MAX_PREEMPTIONS && blocks(candidate.max_len()) + claims.to_limit > available {
+            return false;
+        }
+        blocks(candidate.num_tokens()) + forks + claims.soon <= available
+    }
+
+    fn claims(&self) -> Claims {
+        let of = |s: &Sequence| {
+            let places = 1 + u64::from(s.num_forks());
+            let soon = u64::from(s.num_missing_blocks(s.num_pending_tokens(), &self.pool)) + places;
+            Claims { places, soon, to_limit: s.num_missing_to_limit(&self.pool) }
+        };
+        self.running.iter().map(of).fold(Claims::default(), |all, one| Claims {
+            places: all.places + one.places,
+            soon: all.soon + one.soon,
+            to_limit: all.to_limit + one.to_limit,
+        })
+    }
+}
