@@ -173,8 +173,14 @@ impl Delivery {
         let metrics = &self.shared.metrics;
         for line in open.lines.iter().filter(|line| !line.ended) {
             metrics.count_cancelled(line.stage().as_str());
-            let prompt = if line.first_token.is_some() { open.ticket.prompt_tokens } else { 0 };
-            metrics.engine.wasted_cancel.increment(u64::from(prompt) + u64::from(line.generated));
+            metrics.engine.wasted_cancel.increment(u64::from(line.generated));
+        }
+        // The prompt was computed once, but for what was cached, and for nothing if no sequence came of it.
+        if let Some(line) = open.lines.iter().find(|line| line.first_token.is_some())
+            && open.lines.iter().all(|line| !line.ended)
+        {
+            let prompt = open.ticket.prompt_tokens.saturating_sub(line.cached_tokens);
+            metrics.engine.wasted_cancel.increment(u64::from(prompt));
         }
         let since = open.ticket.since_cancel(now);
         let error = open.ticket.error(cause);
