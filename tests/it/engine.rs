@@ -156,6 +156,7 @@ fn run_alone(engine: &mut Engine<FakeModel>, id: u64, new: NewSequence) -> (Vec<
 /// SCH-17, SCH-13.
 #[test]
 fn a_prompt_is_computed_once_a_domain() {
+    covers!("SCH-17", "SCH-13");
     let prompt: Vec<TokenId> = (1..=21).collect();
     let mut engine = fake_engine(limits(), vec![], VOCAB);
     // 4 tokens are generated, 3 of them computed: 24 in all, 6 blocks of 4.
@@ -208,6 +209,7 @@ fn blocks_of_nan_logits_leave_the_cache() {
 /// SCH-15: one pass over the prompt whatever n, with and without the prefix cache, and the tokens of separate runs.
 #[test]
 fn n_sequences_share_their_prompt() {
+    covers!("SCH-15");
     for prompt_len in [7, 8, 9] {
         for use_cache in [false, true] {
             let prompt: Vec<TokenId> = (1..=prompt_len).collect();
@@ -241,6 +243,7 @@ fn n_sequences_share_their_prompt() {
 /// SCH-15: more than can run at once, on a pool that fits one.
 #[test]
 fn more_sequences_than_places_end_all_the_same() {
+    covers!("SCH-15");
     let narrow = SchedulerConfig { max_num_seqs: 3, num_blocks: 5, ..limits() };
     for use_cache in [false, true] {
         let mut engine = fake_engine(narrow, vec![], VOCAB);
