@@ -1,4 +1,4 @@
-//! Rotary position embedding: the rotation. The angles are in [`table`].
+//! Rotary position embedding: the rotation. The angles are in `table.rs`.
 
 mod table;
 
