@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How llama.cpp cuts texts into words, by the name of the pre-tokenizer: makes tests/golden/pre_tokenizers.json.
+"""How llama.cpp cuts texts into words, by the name of the pre-tokenizer: makes tests/golden/tokenizers/pre_tokenizers.json.
 
     make_pre_tokenizers.py            # needs llama-cpp-python 0.3.36, see llama_cpp_reference.py
     make_pre_tokenizers.py --check
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vocab_files import Vocabulary, byte_characters, write
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "pre_tokenizers.json"
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "tokenizers" / "pre_tokenizers.json"
 VERSION = "llama.cpp of llama-cpp-python 0.3.36"
 
 NAMES = """

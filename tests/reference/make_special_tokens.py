@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What llama.cpp makes of special tokens, byte tokens and spaces: makes tests/golden/special_tokens.json.
+"""What llama.cpp makes of special tokens, byte tokens and spaces: makes tests/golden/tokenizers/special_tokens.json.
 
     make_special_tokens.py            # needs llama-cpp-python 0.3.36, see llama_cpp_reference.py
     make_special_tokens.py --check
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vocab_files import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary, byte_characters, write
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "special_tokens.json"
+GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "tokenizers" / "special_tokens.json"
 VERSION = "llama.cpp of llama-cpp-python 0.3.36"
 
 SPECIAL = [

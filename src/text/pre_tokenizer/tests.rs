@@ -1,4 +1,4 @@
-//! Words against llama.cpp (`tests/golden/pre_tokenizers.json`) and against the published patterns.
+//! Words against llama.cpp (`tests/golden/tokenizers/pre_tokenizers.json`) and against the published patterns.
 
 use super::PreTokenizer;
 use super::table::{Split, TABLE};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokenizers::tokenizer::pattern::Pattern;
 use tokenizers::utils::SysRegex;
 
-const GOLDEN: &str = include_str!("../../../tests/golden/pre_tokenizers.json");
+const GOLDEN: &str = include_str!("../../../tests/golden/tokenizers/pre_tokenizers.json");
 
 /// Where llama.cpp does not have the published pattern but one near it: names, and the characters that it takes for
 /// others. Letters with case are "no ASCII letter of the other case", and marks no letters; white space is never of a

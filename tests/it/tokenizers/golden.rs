@@ -1,4 +1,4 @@
-//! Special tokens, byte tokens and spaces against llama.cpp (`tests/golden/special_tokens.json`), under the sets of
+//! Special tokens, byte tokens and spaces against llama.cpp (`tests/golden/tokenizers/special_tokens.json`), under the sets of
 //! keys that the families have. `tests/reference/make_special_tokens.py` made the file.
 
 use super::vocabularies::{bpe, spm};
@@ -6,7 +6,7 @@ use llorch_cpud::text::{Tokenizer, TokenizerData};
 use serde_json::Value;
 
 fn golden() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/special_tokens.json");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizers/special_tokens.json");
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
