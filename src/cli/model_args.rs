@@ -91,14 +91,15 @@ pub struct LoadedModel {
     pub kv_type: KvType,
 }
 
-/// Opens the file, checks the flags, and packs the weights.
-pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
+/// Opens the file, checks the flags, and packs the weights. Without `--max-model-len` sequences are at most `longest`
+/// tokens long, where it is given.
+pub fn load_model(args: &ModelArgs, longest: Option<u32>) -> Result<LoadedModel, CliError> {
     let isa: Isa = args.isa.parse().map_err(|e: crate::kernels::IsaError| CliError::Config(e.to_string()))?;
     let kv_type: KvType = args.kv_type.parse().map_err(|e: KvCacheError| CliError::Config(e.to_string()))?;
     let (file, source) = open_model(args.model.as_deref())?;
     let bad_data = |e: String| CliError::BadData(format!("{source}: {e}"));
     let mut config = ModelConfig::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
-    config.longest_sequence = args.max_model_len.unwrap_or(u32::MAX).min(config.context_length);
+    config.longest_sequence = args.max_model_len.or(longest).unwrap_or(u32::MAX).min(config.context_length);
     let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|e| bad_data(e.to_string()))?;
     let threads = args.num_threads();
     let pool = if args.pin { Pool::bound(threads) } else { Pool::new(threads) };
@@ -124,7 +125,7 @@ pub fn load_model(args: &ModelArgs) -> Result<LoadedModel, CliError> {
 
 /// Loads a model and builds an engine with a KV pool for it.
 pub fn load(args: &ModelArgs, limits: EngineLimits) -> Result<LoadedEngine, CliError> {
-    let loaded = load_model(args)?;
+    let loaded = load_model(args, limits.default_max_model_len)?;
     let max_model_len = limits.max_model_len(args.max_model_len, loaded.config.context_length)?;
     let kv_cache = kv_cache(args, limits, max_model_len, &loaded)?;
     let info = model_info(&loaded);

@@ -67,7 +67,7 @@ impl Score {
 pub fn run(args: PerplexityArgs) -> Result<(), CliError> {
     let text = std::fs::read_to_string(&args.file)
         .map_err(|e| CliError::CannotOpen(format!("--file {}: {e}", args.file.display())))?;
-    let loaded = load_model(&args.model)?;
+    let loaded = load_model(&args.model, Some(args.context))?;
     let window = args.context as usize;
     if args.context > loaded.config.context_length {
         let context = loaded.config.context_length;

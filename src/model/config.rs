@@ -73,12 +73,14 @@ impl ModelConfig {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
             NormKind::Layer => "attention.layer_norm_epsilon",
         };
-        let rope_scaling = rope_scaling(&keys, context_length)?;
+        let rotates = matches!(description.positions, Positions::Rotary(_));
+        let rope_scaling = if rotates { rope_scaling(&keys, context_length)? } else { RopeScaling::None };
         Ok(Self {
             rope_dim: rope_dim(&keys, &description, head_dim)?,
-            rope_theta: keys.positive_or("rope.freq_base", 10_000.0)?,
+            rope_theta: if rotates { keys.positive_or("rope.freq_base", 10_000.0)? } else { 10_000.0 },
             rope_magnitude: match rope_scaling {
                 RopeScaling::Yarn { .. } => 1.0,
+                _ if !rotates => 1.0,
                 _ => keys.positive_or("rope.scaling.attn_factor", 1.0)?,
             },
             rope_scaling,

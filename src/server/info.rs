@@ -25,7 +25,7 @@ pub struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Equal fingerprints mean equal outputs for equal requests and seeds.
+    /// Equal fingerprints mean equal outputs for equal requests, seeds, weights and types of KV cache.
     pub fn fingerprint(&self, model: &ModelInfo) -> String {
         let sha: String = model.header_sha256.chars().take(12).collect();
         format!("llorch-{}-{}-{sha}", env!("CARGO_PKG_VERSION"), self.isa)

@@ -4,7 +4,7 @@ use super::data::{self, TokenizerData};
 use super::error::TokenizerError;
 use super::vocabulary::{TokenKind, Vocabulary};
 use crate::types::TokenId;
-use aho_corasick::{AhoCorasick, Input, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 
 /// The ids that encoding and the engine need.
 #[derive(Debug)]
@@ -216,7 +216,9 @@ impl SpecialMatcher {
         let (ids, spellings): (Vec<_>, Vec<_>) = tokens.map(|(id, token, _)| (id, token)).unzip();
         let is_phi3 = is_phi3(model_name);
         let takes_space = spellings.iter().map(|token| is_phi3 && !PHI3_KEEPS_SPACE.contains(token)).collect();
+        // The library would choose a table of states by bytes for few patterns: gigabytes, where a token is long.
         let automaton = AhoCorasick::builder()
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
             .match_kind(MatchKind::LeftmostLongest)
             .build(spellings)
             .map_err(|error| TokenizerError::Build(error.to_string()))?;

@@ -213,12 +213,16 @@ fn law_1_every_architecture() {
         Run { batch: 17, threads: 3, ..WIDE },
         Run { batch: 5, threads: 1, step_rows: 3, ..WIDE },
         Run { batch: 5, threads: 3, step_rows: 7, block_size: 5, num_blocks: 512, ..WIDE },
-        Run { batch: 8, step_rows: 16, block_size: 2, num_blocks: 70, ..WIDE },
     ];
+    let tight = Run { batch: 8, step_rows: 16, block_size: 2, num_blocks: 40, ..WIDE };
     for isa in isas() {
-        for arch in TestModel::ARCHITECTURES {
+        for arch in TestModel::ARCHITECTURES.into_iter().chain(TestModel::VARIANTS) {
             for (weight_type, kv_type) in [(WeightType::F32, KvType::F32), (WeightType::Q8_0, KvType::F16)] {
-                check(&Subject::architecture(arch, weight_type, kv_type), isa, &runs);
+                let subject = Subject::architecture(arch, weight_type, kv_type);
+                check(&subject, isa, &runs);
+                let ledger = solo_ledger(&subject, isa, tight.batch, tight.max_tokens);
+                assert!(run(&subject, isa, 0, tight, &ledger) > 0, "{arch}: the pool was meant to be too small");
+                assert_eq!(ledger.lock().unwrap().difference, None, "{arch} {weight_type} on {}", isa.name());
             }
         }
     }

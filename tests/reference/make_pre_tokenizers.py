@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""How llama.cpp cuts texts into words, by the name of the pre-tokenizer: makes tests/golden/tokenizers/pre_tokenizers.json.
+"""How llama.cpp cuts texts into words, by the name of the pre-tokenizer.
+
+Makes tests/golden/tokenizers/pre_tokenizers.json.
 
     make_pre_tokenizers.py            # needs llama-cpp-python 0.3.36, see llama_cpp_reference.py
     make_pre_tokenizers.py --check

@@ -20,7 +20,8 @@ pub fn describe_gemma(sizes: Sizes) -> Description {
 /// Every other layer has a window. Scores and logits are capped.
 pub fn describe_gemma2(keys: &Keys<'_>, sizes: Sizes) -> Result<Description, ConfigError> {
     let size = keys.size_or("attention.sliding_window", 4096, u32::MAX)? as u32;
-    let window = Window { size, layers: local_layers(keys, sizes, 2)?, rope_theta: None };
+    let local_theta = keys.positive("rope.freq_base_swa")?;
+    let window = Window { size, layers: local_layers(keys, sizes, 2)?, rope_theta: local_theta };
     Ok(Description {
         placement: NormPlacement::Around,
         // The 27B model alone scales by the width of a head as if the heads shared the hidden size.

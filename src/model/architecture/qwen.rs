@@ -21,6 +21,9 @@ pub fn describe_qwen3moe(keys: &Keys<'_>) -> Result<Description, ConfigError> {
         false => feed_forward_length(keys)? / used,
     };
     let intermediate_size = keys.size_or("expert_feed_forward_length", default, MAX_WIDTH)?;
+    if intermediate_size == 0 {
+        return Err(keys.bad("feed_forward_length", 0, "is less than expert_used_count, and experts have no width"));
+    }
     let experts = experts(keys, intermediate_size)?;
     if experts.is_none() {
         return Err(keys.bad("expert_count", 0, "must not be zero"));

@@ -1,4 +1,5 @@
-//! Special tokens, byte tokens and spaces against llama.cpp (`tests/golden/tokenizers/special_tokens.json`), under the sets of
+//! Special tokens, byte tokens and spaces against llama.cpp
+//! (`tests/golden/tokenizers/special_tokens.json`), under the sets of
 //! keys that the families have. `tests/reference/make_special_tokens.py` made the file.
 
 use super::vocabularies::{bpe, spm};
