@@ -214,7 +214,7 @@ fn law_1_every_architecture() {
         Run { batch: 5, threads: 1, step_rows: 3, ..WIDE },
         Run { batch: 5, threads: 3, step_rows: 7, block_size: 5, num_blocks: 512, ..WIDE },
     ];
-    let tight = Run { batch: 8, step_rows: 16, block_size: 2, num_blocks: 40, ..WIDE };
+    let tight = Run { batch: 8, step_rows: 16, block_size: 2, num_blocks: 24, max_tokens: 12, ..WIDE };
     for isa in isas() {
         for arch in TestModel::ARCHITECTURES.into_iter().chain(TestModel::VARIANTS) {
             for (weight_type, kv_type) in [(WeightType::F32, KvType::F32), (WeightType::Q8_0, KvType::F16)] {
