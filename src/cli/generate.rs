@@ -74,17 +74,26 @@ struct Completion {
     decode_ms: f64,
 }
 
-/// Runs the command.
-pub fn run(args: GenerateArgs) -> Result<(), CliError> {
-    check_ranges(&args)?;
+/// Loads a model for one sequence, on the calling thread, and the sequence's prompt, which leaves room for a token.
+pub(super) fn load_with_prompt(
+    model: &ModelArgs,
+    prompt: &PromptArgs,
+) -> Result<(LoadedEngine, Vec<TokenId>), CliError> {
     let limits = EngineLimits { max_num_seqs: 1, max_num_batched_tokens: STEP_ROWS, default_max_model_len: None };
-    let mut loaded = load(&args.model, limits)?;
+    let loaded = load(model, limits)?;
     loaded.engine.bind_thread();
-    let prompt = prompt_tokens(&args.prompt, &loaded.tokenizer)?;
+    let prompt = prompt_tokens(prompt, &loaded.tokenizer)?;
     let limit = loaded.max_model_len as usize;
     if prompt.len() >= limit {
         return Err(CliError::BadData(format!("the prompt has {} tokens, the context {limit}", prompt.len())));
     }
+    Ok((loaded, prompt))
+}
+
+/// Runs the command.
+pub fn run(args: GenerateArgs) -> Result<(), CliError> {
+    check_ranges(&args)?;
+    let (mut loaded, prompt) = load_with_prompt(&args.model, &args.prompt)?;
     let seed = args.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
     let sequence = NewSequence::new(prompt.clone().into(), Arc::new(params(&args, seed)));
     let completion = complete(&mut loaded, sequence, &args)?;

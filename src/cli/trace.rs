@@ -1,8 +1,8 @@
 //! `trace`: run a prompt and write the twelve checkpoints of it as `.npy` files and an `index.json`.
 
 use super::error::CliError;
-use super::generate::{PromptArgs, prompt_tokens};
-use super::model_args::{EngineLimits, LoadedEngine, ModelArgs, load};
+use super::generate::{PromptArgs, load_with_prompt};
+use super::model_args::{LoadedEngine, ModelArgs};
 use crate::engine::request::NewSequence;
 use crate::kernels::{Isa, IsaError};
 use crate::model::Model;
@@ -14,9 +14,6 @@ use crate::types::{SeqId, TokenId};
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Rows of a prefill step.
-const STEP_ROWS: u32 = 512;
 
 #[derive(clap::Args)]
 pub struct TraceArgs {
@@ -42,14 +39,7 @@ pub fn with_defaults(command: clap::Command) -> clap::Command {
 
 /// Runs the command.
 pub fn run(args: TraceArgs) -> Result<(), CliError> {
-    let limits = EngineLimits { max_num_seqs: 1, max_num_batched_tokens: STEP_ROWS, default_max_model_len: None };
-    let mut loaded = load(&args.model, limits)?;
-    loaded.engine.bind_thread();
-    let prompt = prompt_tokens(&args.prompt, &loaded.tokenizer)?;
-    let limit = loaded.max_model_len as usize;
-    if prompt.len() >= limit {
-        return Err(CliError::BadData(format!("the prompt has {} tokens, the context {limit}", prompt.len())));
-    }
+    let (mut loaded, prompt) = load_with_prompt(&args.model, &args.prompt)?;
     let isa: Isa = args.model.isa.parse().map_err(|e: IsaError| CliError::Config(e.to_string()))?;
     let run = Circumstances {
         weights: &loaded.matrix_types,

@@ -10,7 +10,7 @@ use super::keys::{Keys, MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH};
 use crate::gguf::Metadata;
 use crate::kv_cache::MAX_HEAD_DIM;
 use crate::ops::norm::NormKind;
-use crate::ops::rope::RopeScaling;
+use crate::ops::rope::{RopeScaling, Yarn};
 
 /// The sizes and constants of a decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,7 +79,7 @@ impl ModelConfig {
             rope_dim: rope_dim(&keys, &description, head_dim)?,
             rope_theta: if rotates { keys.positive_or("rope.freq_base", 10_000.0)? } else { 10_000.0 },
             rope_magnitude: match rope_scaling {
-                RopeScaling::Yarn { .. } => 1.0,
+                RopeScaling::Yarn(_) => 1.0,
                 _ if !rotates => 1.0,
                 _ => keys.positive_or("rope.scaling.attn_factor", 1.0)?,
             },
@@ -149,14 +149,14 @@ fn rope_scaling(keys: &Keys<'_>, context_length: u32) -> Result<RopeScaling, Con
     match keys.str("rope.scaling.type")? {
         Some("none" | "longrope") => Ok(RopeScaling::None),
         Some("linear") | None => Ok(rope_factor(keys)?.map_or(RopeScaling::None, RopeScaling::Linear)),
-        Some("yarn") => Ok(RopeScaling::Yarn {
+        Some("yarn") => Ok(RopeScaling::Yarn(Yarn {
             factor: rope_factor(keys)?.unwrap_or(1.0),
             original_context: original_context(keys, context_length)?,
             ext_factor: keys.finite("rope.scaling.yarn_ext_factor")?.filter(|f| *f >= 0.0).unwrap_or(1.0),
             attn_factor: keys.positive_or("rope.scaling.attn_factor", 1.0)?,
             beta_fast: keys.positive_or("rope.scaling.yarn_beta_fast", 32.0)?,
             beta_slow: keys.positive_or("rope.scaling.yarn_beta_slow", 1.0)?,
-        }),
+        })),
         Some(other) => {
             let shown: String = other.chars().take(64).collect();
             Err(keys.bad("rope.scaling.type", shown, "is not supported; supported: none, linear, yarn, longrope"))

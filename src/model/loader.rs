@@ -69,11 +69,7 @@ impl<'a> Loader<'a> {
             };
             return Ok((part("attn_q", q)?, part("attn_k", kv)?, part("attn_v", kv)?));
         }
-        let mut parts = self.linear_parts(&fused, &[q, kv, kv], hidden)?.into_iter();
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some(q), Some(k), Some(v)) => Ok((q, k, v)),
-            _ => Err(WeightsError::Missing(fused)),
-        }
+        self.linear_parts(&fused, [q, kv, kv], hidden).map(|[q, k, v]| (q, k, v))
     }
 
     fn feed_forward(&mut self, layer: usize, description: &Description) -> Result<FeedForward, WeightsError> {
@@ -90,11 +86,7 @@ impl<'a> Loader<'a> {
             (self.linear(&name("ffn_gate"), inner, hidden)?, self.linear(&name("ffn_up"), inner, hidden)?)
         } else if self.rows_of(&name("ffn_up.weight")) == Some(2 * inner as u64) {
             // Phi-3: the gate's rows come first.
-            let mut parts = self.linear_parts(&name("ffn_up"), &[inner, inner], hidden)?.into_iter();
-            match (parts.next(), parts.next()) {
-                (Some(gate), Some(up)) => (gate, up),
-                _ => return Err(WeightsError::Missing(name("ffn_up.weight"))),
-            }
+            self.linear_parts(&name("ffn_up"), [inner, inner], hidden)?.into()
         } else {
             return Err(WeightsError::Missing(name("ffn_gate.weight")));
         };
@@ -167,14 +159,19 @@ impl<'a> Loader<'a> {
     }
 
     /// As [`Loader::linear`], cut into matrices of so many rows; biases may be in one tensor or in those of the parts.
-    fn linear_parts(&mut self, name: &str, rows: &[usize], k: usize) -> Result<Vec<Linear>, WeightsError> {
+    fn linear_parts<const P: usize>(
+        &mut self,
+        name: &str,
+        rows: [usize; P],
+        k: usize,
+    ) -> Result<[Linear; P], WeightsError> {
         let (whole, n) = (format!("{name}.weight"), rows.iter().sum());
         let tensor = self.tensor(&whole, &[k, n])?;
         let row_bytes = tensor.data.len() / n;
         let bias = self.bias(name, n)?;
         let mut first = 0;
-        let mut parts = Vec::with_capacity(rows.len());
-        for &n in rows {
+        let mut parts = Vec::with_capacity(P);
+        for n in rows {
             let data = tensor.data.get(first * row_bytes..(first + n) * row_bytes).unwrap_or_default();
             let weight = pack(&whole, &tensor, n, k, data)?;
             let bias = bias.as_ref().and_then(|bias| bias.get(first..first + n)).map(<[f32]>::to_vec);
@@ -182,7 +179,7 @@ impl<'a> Loader<'a> {
             first += n;
         }
         self.finish(&whole, tensor.data.len() as u64);
-        Ok(parts)
+        parts.try_into().map_err(|_| WeightsError::Missing(whole))
     }
 
     fn bias(&mut self, name: &str, n: usize) -> Result<Option<Vec<f32>>, WeightsError> {

@@ -2,7 +2,7 @@
 
 mod table;
 
-pub use table::{RopeError, RopeScaling, RopeTable};
+pub use table::{RopeError, RopeScaling, RopeTable, Yarn};
 
 use super::Ctx;
 use super::disjoint::rows_per_unit;

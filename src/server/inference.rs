@@ -98,11 +98,7 @@ impl InferenceService {
             CheckedPrompt::Text { text, .. } if checked.echo => Some(text.clone()),
             _ => None,
         };
-        // Every sequence repeats it, and a client may read late: all copies are held.
-        let echoed = echo_text.as_ref().map_or(0, |text| text.len().saturating_mul(checked.n as usize));
-        if echoed > state.limits.max_response_bytes {
-            return Err(status::response_too_large(state.limits.max_response_bytes));
-        }
+        check_echo(echo_text.as_deref(), checked.n, state.limits.max_response_bytes)?;
         let prompt: Arc<[TokenId]> = encode_by(state, &loaded.tokenizer, checked.prompt, deadline).await?.into();
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         let (n, best_of, seed) = (checked.n, checked.best_of, checked.params.sampling.seed);
@@ -134,10 +130,7 @@ impl InferenceService {
             (true, None) => Some(String::from_utf8_lossy(&loaded.tokenizer.decode(&prompt)).into_owned()),
             (_, text) => text,
         };
-        let echoed = echo_text.as_ref().map_or(0, |text| text.len().saturating_mul(n as usize));
-        if echoed > state.limits.max_response_bytes {
-            return Err(status::response_too_large(state.limits.max_response_bytes));
-        }
+        check_echo(echo_text.as_deref(), n, state.limits.max_response_bytes)?;
         let (outbox, stream) = outbox::channel(max_bytes, events.canceller());
         outbox.push(Event::Accepted(Accepted { request_id: checked.request_id, seed, prompt_tokens }));
         for index in 0..n {
@@ -151,6 +144,12 @@ impl InferenceService {
         tokio::spawn(Writer::new(tokenizer, metrics, checked.plan, &facts, outbox).run(events));
         Ok(stream)
     }
+}
+
+/// Every sequence repeats the prompt's text, and a client may read late: all `n` copies are held.
+fn check_echo(text: Option<&str>, n: u32, max_bytes: usize) -> Result<(), Status> {
+    let held = text.map_or(0, |text| text.len().saturating_mul(n as usize));
+    if held > max_bytes { Err(status::response_too_large(max_bytes)) } else { Ok(()) }
 }
 
 /// NOT_FOUND unless `name` is empty or that of the loaded model.

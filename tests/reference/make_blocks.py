@@ -69,21 +69,22 @@ def text_of(name):
     return "".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def write_or_check(description, types, path_of, text_of, what):
+    """The command line of a script that makes a file for each type: writes them, or compares with --check."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare with the committed files and write nothing")
     args = parser.parse_args()
     problems = []
-    for name in TYPES:
-        path, text = BLOCKS / f"{name.lower()}.txt", text_of(name)
+    for name in types:
+        path, text = path_of(name), text_of(name)
         if not args.check:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            problems.append(f"{path.name}: not what gguf decodes")
+            problems.append(f"{path.name}: not what gguf {what}")
     if problems:
         sys.exit("\n".join(problems))
-    print(f"{len(TYPES)} types {'agree' if args.check else 'written'}")
+    print(f"{len(types)} types {'agree' if args.check else 'written'}")
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check(__doc__, TYPES, lambda name: BLOCKS / f"{name.lower()}.txt", text_of, "decodes")

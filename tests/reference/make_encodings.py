@@ -9,15 +9,12 @@ of the llama.cpp project makes of them. The weights: of several sizes, with ties
 that is far larger than the others.
 """
 
-import argparse
-import pathlib
-import sys
-
 import numpy as np
 from gguf import GGMLQuantizationType
 from gguf.quants import quantize
 
-BLOCKS = pathlib.Path(__file__).resolve().parent.parent / "blocks"
+from make_blocks import BLOCKS, write_or_check
+
 TYPES = ["F16", "BF16", "Q8_0", "Q4_0"]
 
 
@@ -50,21 +47,5 @@ def text_of(name):
     return "".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare with the committed files and write nothing")
-    args = parser.parse_args()
-    problems = []
-    for name in TYPES:
-        path, text = BLOCKS / f"encode_{name.lower()}.txt", text_of(name)
-        if not args.check:
-            path.write_text(text)
-        elif not path.exists() or path.read_text() != text:
-            problems.append(f"{path.name}: not what gguf encodes")
-    if problems:
-        sys.exit("\n".join(problems))
-    print(f"{len(TYPES)} types {'agree' if args.check else 'written'}")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(__doc__, TYPES, lambda name: BLOCKS / f"encode_{name.lower()}.txt", text_of, "encodes")

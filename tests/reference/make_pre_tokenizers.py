@@ -12,13 +12,12 @@ ends: by a first or a last byte. These merges rank before those that make two by
 made only where nothing grows, and then grows until the word has no more bytes to take.
 """
 
-import argparse
 import json
 import random
 import tempfile
 from pathlib import Path
 
-from vocab_files import Vocabulary, byte_characters, write
+from vocab_files import Vocabulary, byte_characters, write, write_or_check
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "tokenizers" / "pre_tokenizers.json"
 VERSION = "llama.cpp of llama-cpp-python 0.3.36"
@@ -129,17 +128,5 @@ def list_of(strings):
     return "[\n  " + ",\n  ".join(json.dumps(s) for s in strings) + "\n]"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare with the file in the tree, write nothing")
-    args = parser.parse_args()
-    made = make()
-    if args.check:
-        if GOLDEN.read_text() != made:
-            raise SystemExit(f"{GOLDEN}: not what llama.cpp says")
-    else:
-        GOLDEN.write_text(made)
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(__doc__, GOLDEN, make)

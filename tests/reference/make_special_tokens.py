@@ -8,13 +8,13 @@ Two small vocabularies, one SentencePiece, one byte-level, each under several se
 No text may merge into a control token here: llama.cpp makes the token then, this program does not (TXT-10).
 """
 
-import argparse
 import json
 import random
 import tempfile
 from pathlib import Path
 
-from vocab_files import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary, byte_characters, write
+from vocab_files import (BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary, byte_characters, write,
+                         write_or_check)
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "tokenizers" / "special_tokens.json"
 VERSION = "llama.cpp of llama-cpp-python 0.3.36"
@@ -128,17 +128,5 @@ def make():
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare with the file in the tree, write nothing")
-    args = parser.parse_args()
-    made = make()
-    if args.check:
-        if GOLDEN.read_text() != made:
-            raise SystemExit(f"{GOLDEN}: not what llama.cpp says")
-    else:
-        GOLDEN.write_text(made)
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(__doc__, GOLDEN, make)

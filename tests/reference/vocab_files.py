@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Vocabularies as GGUF files, and what llama.cpp makes of them. Needs the packages gguf and llama-cpp-python."""
 
+import argparse
 import ctypes
 
 import gguf
@@ -87,3 +88,16 @@ class Vocabulary:
 
     def close(self):
         lib.llama_model_free(self.model)
+
+
+def write_or_check(description, path, make):
+    """The command line of a script that makes one file: writes what `make` gives, or compares it with --check."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare with the file in the tree, write nothing")
+    args = parser.parse_args()
+    made = make()
+    if args.check:
+        if path.read_text() != made:
+            raise SystemExit(f"{path}: not what llama.cpp says")
+    else:
+        path.write_text(made)

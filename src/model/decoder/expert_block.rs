@@ -14,7 +14,7 @@ use super::sublayer::project;
 use crate::model::observer::{Point, Tap};
 use crate::model::weights::{Expert, LayerWeights};
 use crate::model::workspace::Workspace;
-use crate::ops::matmul::{matmul, matmul_gated};
+use crate::ops::matmul::matmul;
 use crate::ops::norm;
 use crate::ops::packed_matrix::PackedMatrix;
 
@@ -31,7 +31,7 @@ impl Step<'_> {
         ws: &mut Workspace,
         tap: &mut T,
     ) {
-        let (c, len) = (self.config, self.batch.num_rows() * self.config.hidden_size);
+        let len = self.batch.num_rows() * self.config.hidden_size;
         self.route(layer, router, ws);
         ws.sublayer[..len].fill(0.0);
         for (number, expert) in experts.iter().enumerate() {
@@ -39,7 +39,6 @@ impl Step<'_> {
         }
         let (x, sublayer) = (&mut ws.x[..len], &mut ws.sublayer[..len]);
         tap.rows(Point::FfnOut, index, sublayer);
-        debug_assert!(c.description.experts.is_some(), "a mixture");
         self.add_sublayer(x, sublayer, layer.ffn_post_norm.as_ref());
     }
 
@@ -64,7 +63,7 @@ impl Step<'_> {
     /// Adds `share * expert(h)` to the rows that use expert `number` of `count`.
     fn add_expert(&self, expert: &Expert, number: usize, count: usize, ws: &mut Workspace) {
         let (ctx, c, t) = (&self.ctx, self.config, self.batch.num_rows());
-        let Workspace { sublayer, gated, activations, experts, .. } = ws;
+        let Workspace { sublayer, gated, up: up_out, activations, experts, .. } = ws;
         let hidden = c.hidden_size;
         let mut members = 0;
         for row in 0..t {
@@ -79,15 +78,8 @@ impl Step<'_> {
         }
         let rows = &mut experts.rows[..members * hidden];
         let gated = &mut gated[..members * c.intermediate_size];
-        activations.prepare(ctx, rows, members, hidden, expert.gate.ty());
-        if activations.fits(ctx.isa, expert.up.ty()) {
-            matmul_gated(ctx, c.description.activation, &expert.gate, &expert.up, activations, gated);
-        } else {
-            let up = &mut ws.up[..gated.len()];
-            let mut outputs = [(&expert.gate, &mut *gated), (&expert.up, &mut *up)];
-            project(ctx, rows, None, activations, &mut outputs);
-            crate::ops::activation::gate_mul(ctx, c.description.activation, gated, up);
-        }
+        let (gate, up) = ((&expert.gate, None), (&expert.up, None));
+        self.gated_product((rows, None), gate, up, activations, (gated, up_out));
         activations.prepare(ctx, gated, members, c.intermediate_size, expert.down.ty());
         matmul(ctx, &expert.down, activations, rows);
         for (row, out) in experts.members[..members].iter().zip(rows.chunks_exact(hidden)) {

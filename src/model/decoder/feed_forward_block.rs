@@ -1,12 +1,11 @@
 //! The feed-forward sublayer, but for mixtures.
 
 use super::Step;
-use super::sublayer::{Ending, add_bias, prepare, project};
+use super::sublayer::{Ending, add_bias, project};
 use crate::model::observer::{Point, Tap};
 use crate::model::weights::{FeedForward, LayerWeights, Linear, NormWeights};
 use crate::model::workspace::Workspace;
 use crate::ops::activation;
-use crate::ops::matmul::matmul_gated;
 
 impl Step<'_> {
     /// `x += Wdown inner(ffn_norm(x))` with the extras of the description.
@@ -37,24 +36,18 @@ impl Step<'_> {
         self.end_sublayer(gated, &ending, &mut ws.activations, (x, &mut ws.sublayer), tap);
     }
 
-    /// `gated = act(Wgate h) * (Wup h)`.
+    /// `gated = act(Wgate h + b) * (Wup h + b)`.
     fn gated(&self, layer: &LayerWeights, gate: &Linear, up: &Linear, ws: &mut Workspace) {
-        let (ctx, c, t) = (&self.ctx, self.config, self.batch.num_rows());
-        let len = t * c.intermediate_size;
+        let (c, t) = (self.config, self.batch.num_rows());
         let Workspace { x, before_attention, gated, up: up_out, activations, .. } = ws;
         let (source, norm) = ffn_input(layer, x, before_attention, c.description.may_share_norm);
-        let (source, gated) = (&source[..t * c.hidden_size], &mut gated[..len]);
-        prepare(ctx, source, norm, activations, &gate.weight);
-        let has_bias = gate.bias.is_some() || up.bias.is_some();
-        if activations.fits(ctx.isa, up.weight.ty()) && !has_bias {
-            return matmul_gated(ctx, c.description.activation, &gate.weight, &up.weight, activations, gated);
-        }
-        let up_out = &mut up_out[..len];
-        let mut outputs = [(&gate.weight, &mut *gated), (&up.weight, &mut *up_out)];
-        project(ctx, source, norm, activations, &mut outputs);
-        add_bias(ctx, gated, gate.bias.as_deref());
-        add_bias(ctx, up_out, up.bias.as_deref());
-        activation::gate_mul(ctx, c.description.activation, gated, up_out);
+        self.gated_product(
+            (&source[..t * c.hidden_size], norm),
+            (&gate.weight, gate.bias.as_deref()),
+            (&up.weight, up.bias.as_deref()),
+            activations,
+            (&mut gated[..t * c.intermediate_size], up_out),
+        );
     }
 
     /// `gated = act(Wup h + b)`.

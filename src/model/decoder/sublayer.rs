@@ -4,7 +4,7 @@ use super::Step;
 use crate::model::observer::{Point, Tap};
 use crate::model::weights::{Linear, NormWeights};
 use crate::ops::activations::Activations;
-use crate::ops::matmul::{matmul, matmul_add, matmul_each};
+use crate::ops::matmul::{matmul, matmul_add, matmul_each, matmul_gated};
 use crate::ops::packed_matrix::PackedMatrix;
 use crate::ops::{Ctx, activation, norm};
 
@@ -48,6 +48,9 @@ pub fn add_bias(ctx: &Ctx<'_>, x: &mut [f32], bias: Option<&[f32]>) {
     }
 }
 
+/// A matrix and what is added to its products.
+pub type Product<'a> = (&'a PackedMatrix, Option<&'a [f32]>);
+
 /// The last product of a sublayer, and what happens to it on its way into the stream.
 pub struct Ending<'a> {
     pub linear: &'a Linear,
@@ -57,6 +60,33 @@ pub struct Ending<'a> {
 }
 
 impl Step<'_> {
+    /// `gated = act(Wgate h + b) * (Wup h + b)` with `h` the input `[M, K]`, normalised where there is a norm. `up_out`
+    /// is scratch of as many elements as `gated`, used where the two cannot share a run.
+    pub fn gated_product(
+        &self,
+        (input, norm): (&[f32], Option<&NormWeights>),
+        (gate, gate_bias): Product<'_>,
+        (up, up_bias): Product<'_>,
+        activations: &mut Activations,
+        (gated, up_out): (&mut [f32], &mut [f32]),
+    ) {
+        let (ctx, activation) = (&self.ctx, self.config.description.activation);
+        prepare(ctx, input, norm, activations, gate);
+        let one_form = activations.fits(ctx.isa, up.ty());
+        if one_form && gate_bias.is_none() && up_bias.is_none() {
+            return matmul_gated(ctx, activation, gate, up, activations, gated);
+        }
+        let up_out = &mut up_out[..gated.len()];
+        matmul(ctx, gate, activations, gated);
+        if !one_form {
+            prepare(ctx, input, norm, activations, up);
+        }
+        matmul(ctx, up, activations, up_out);
+        add_bias(ctx, gated, gate_bias);
+        add_bias(ctx, up_out, up_bias);
+        activation::gate_mul(ctx, activation, gated, up_out);
+    }
+
     /// `x += residual_scale * post_norm(W input + b)`. Without anything between product and sum the product is added
     /// where it is made: the same additions.
     pub fn end_sublayer<T: Tap>(

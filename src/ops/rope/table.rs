@@ -15,21 +15,25 @@ pub enum RopeScaling {
     FreqFactors(Vec<f32>),
     /// YaRN (arXiv 2309.00071) as llama.cpp computes it, ROPE-2 of `specs/numerics.md`: frequencies of many turns in
     /// the original context stay, those of few are divided by the factor, with a ramp between; cosines and sines grow.
-    Yarn {
-        /// By how much the context is longer than the original one.
-        factor: f32,
-        /// Positions the model was first trained for.
-        original_context: u32,
-        /// How much of the ramp counts: 1 for all of it; with 0 this is [`Self::Linear`].
-        ext_factor: f32,
-        /// Times what grows with the factor. llama.cpp's key `rope.scaling.attn_factor`: what its graph hands to ggml
-        /// has the growth divided out first, as ggml multiplies it in again.
-        attn_factor: f32,
-        /// Turns in the original context from which a frequency stays.
-        beta_fast: f32,
-        /// Turns up to which it is divided.
-        beta_slow: f32,
-    },
+    Yarn(Yarn),
+}
+
+/// The numbers of [`RopeScaling::Yarn`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Yarn {
+    /// By how much the context is longer than the original one.
+    pub factor: f32,
+    /// Positions the model was first trained for.
+    pub original_context: u32,
+    /// How much of the ramp counts: 1 for all of it; with 0 this is [`RopeScaling::Linear`].
+    pub ext_factor: f32,
+    /// Times what grows with the factor. llama.cpp's key `rope.scaling.attn_factor`: what its graph hands to ggml
+    /// has the growth divided out first, as ggml multiplies it in again.
+    pub attn_factor: f32,
+    /// Turns in the original context from which a frequency stays.
+    pub beta_fast: f32,
+    /// Turns up to which it is divided.
+    pub beta_slow: f32,
 }
 
 /// A rotation cannot be set up.
@@ -75,9 +79,7 @@ impl RopeTable {
             RopeScaling::None => {}
             RopeScaling::Linear(factor) => self.divide(&vec![*factor; self.frequencies.len()])?,
             RopeScaling::FreqFactors(factors) => self.divide(factors)?,
-            &RopeScaling::Yarn { factor, original_context, ext_factor, attn_factor, beta_fast, beta_slow } => {
-                self.stretch(Yarn { factor, original_context, ext_factor, attn_factor, beta_fast, beta_slow })?;
-            }
+            RopeScaling::Yarn(yarn) => self.stretch(yarn)?,
         }
         Ok(self)
     }
@@ -100,7 +102,7 @@ impl RopeTable {
     }
 
     /// ROPE-2. The mix of an interpolated and an extrapolated angle is linear in the angle, so it is one factor a pair.
-    fn stretch(&mut self, yarn: Yarn) -> Result<(), RopeError> {
+    fn stretch(&mut self, yarn: &Yarn) -> Result<(), RopeError> {
         yarn.check()?;
         let rot = self.rot() as f64;
         let factor = f64::from(yarn.factor);
@@ -149,16 +151,6 @@ impl RopeTable {
             }
         }
     }
-}
-
-/// [`RopeScaling::Yarn`].
-struct Yarn {
-    factor: f32,
-    original_context: u32,
-    ext_factor: f32,
-    attn_factor: f32,
-    beta_fast: f32,
-    beta_slow: f32,
 }
 
 impl Yarn {

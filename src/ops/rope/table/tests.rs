@@ -3,11 +3,6 @@ use super::*;
 const YARN: Yarn =
     Yarn { factor: 4.0, original_context: 2048, ext_factor: 1.0, attn_factor: 1.0, beta_fast: 32.0, beta_slow: 1.0 };
 
-fn scaling(yarn: Yarn) -> RopeScaling {
-    let Yarn { factor, original_context, ext_factor, attn_factor, beta_fast, beta_slow } = yarn;
-    RopeScaling::Yarn { factor, original_context, ext_factor, attn_factor, beta_fast, beta_slow }
-}
-
 /// The expected numbers were read off what `ggml_rope_ext` (llama.cpp's ggml 0.25.3, CPU) makes of the pairs (1, 0) at
 /// position 1: angles and magnitude in f32.
 #[test]
@@ -35,7 +30,7 @@ fn rope_2_yarn_frequencies_and_magnitude_are_those_of_llama_cpp() {
         (16, 1e4, mixed, 1.3645363, &[0.7, 0.2213594, 0.07, 0.01739253, 0.004, 0.001264911, 0.0004, 0.0001264911]),
     ];
     for (rot, base, yarn, magnitude, frequencies) in cases {
-        let table = RopeTable::new(rot, base, &scaling(yarn)).unwrap();
+        let table = RopeTable::new(rot, base, &RopeScaling::Yarn(yarn)).unwrap();
         // f32: a power of up to 16 steps, an arc tangent, and the printed 7 digits.
         assert!((table.magnitude() / magnitude - 1.0).abs() < 1e-6, "{} for {magnitude}", table.magnitude());
         assert_eq!(table.frequencies().len(), frequencies.len());
@@ -51,7 +46,7 @@ fn rope_2_yarn_comes_on_top_of_factors() {
     covers!("ROPE-2");
     let factors = RopeScaling::FreqFactors(vec![1.0, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 8.0]);
     let expected = [1.0, 0.3162278, 0.06666667, 0.01284675, 0.002083333, 0.0003458742, 3.125000e-05, 9.882119e-06];
-    let (plain, yarn) = (RopeTable::new(16, 1e4, &RopeScaling::None).unwrap(), scaling(YARN));
+    let (plain, yarn) = (RopeTable::new(16, 1e4, &RopeScaling::None).unwrap(), RopeScaling::Yarn(YARN));
     let either_way =
         [plain.clone().scaled(&factors).unwrap().scaled(&yarn), plain.scaled(&yarn).unwrap().scaled(&factors)];
     for table in either_way.map(Result::unwrap) {
@@ -64,11 +59,11 @@ fn rope_2_yarn_comes_on_top_of_factors() {
 #[test]
 fn rope_2_without_its_ramp_yarn_is_linear_scaling() {
     covers!("ROPE-2");
-    let none = RopeTable::new(32, 1e4, &scaling(Yarn { ext_factor: 0.0, ..YARN })).unwrap();
+    let none = RopeTable::new(32, 1e4, &RopeScaling::Yarn(Yarn { ext_factor: 0.0, ..YARN })).unwrap();
     let linear = RopeTable::new(32, 1e4, &RopeScaling::Linear(4.0)).unwrap();
     assert_eq!((none.frequencies(), none.magnitude()), (linear.frequencies(), 1.0));
     // A factor that shortens the context leaves the magnitude, as get_mscale of llama.cpp does.
-    assert_eq!(RopeTable::new(32, 1e4, &scaling(Yarn { factor: 0.5, ..YARN })).unwrap().magnitude(), 1.0);
+    assert_eq!(RopeTable::new(32, 1e4, &RopeScaling::Yarn(Yarn { factor: 0.5, ..YARN })).unwrap().magnitude(), 1.0);
 }
 
 #[test]
@@ -107,7 +102,7 @@ fn bad_parameters_are_named() {
         (Yarn { beta_slow: f32::NAN, ..YARN }, "rope scaling yarn beta_slow NaN: must be finite and greater than 0"),
         (Yarn { ext_factor: -1.0, ..YARN }, "rope scaling yarn ext_factor -1: must be within 0 and 1"),
     ] {
-        assert_eq!(table(8, 1e4, scaling(yarn)), message);
+        assert_eq!(table(8, 1e4, RopeScaling::Yarn(yarn)), message);
     }
 }
 
@@ -117,7 +112,7 @@ fn yarn_at_the_edges_is_finite() {
     for base in [1.0, f32::MIN_POSITIVE, f32::MAX, 0.5] {
         for (original_context, beta_fast, beta_slow) in [(1, 32.0, 1.0), (u32::MAX, 1.0, 32.0), (6, 1e30, 1e-30)] {
             let yarn = Yarn { original_context, beta_fast, beta_slow, ..YARN };
-            let table = RopeTable::new(8, base, &scaling(yarn)).unwrap();
+            let table = RopeTable::new(8, base, &RopeScaling::Yarn(yarn)).unwrap();
             assert!(table.frequencies().iter().all(|f| f.is_finite()), "{base} {:?}", table.frequencies());
         }
     }
