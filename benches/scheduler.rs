@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use llorch_cpud::scheduler::{Outcome, Scheduler, SchedulerConfig, Sharing, StepPlan};
-use llorch_cpud::types::{CacheDomain, SeqId, TokenId};
+use llorch_cpud::types::{CacheDomain, SeqId, TokenId, Turn};
 
 const NUM_SEQS: u32 = 256;
 /// Tokens of a sequence when it is replaced by a new one.
@@ -52,11 +52,11 @@ fn with_queue() -> Scheduler {
 
 fn submit(scheduler: &mut Scheduler, id: u64, prompt: &[TokenId], max_tokens: u32) {
     let sharing = Sharing { n: 1, domain: Some(CacheDomain::new("model", "tenant", "salt")) };
-    scheduler.submit(SeqId(id), prompt, max_tokens, sharing).expect("the pool is large");
+    scheduler.submit(SeqId(id), prompt, max_tokens, sharing, &Turn::default()).expect("the pool is large");
 }
 
 fn step(scheduler: &mut Scheduler, plan: &mut StepPlan, outcomes: &[Outcome]) {
-    scheduler.plan(plan);
+    scheduler.plan(plan, u32::MAX);
     scheduler.commit(plan, outcomes);
 }
 

@@ -1,6 +1,7 @@
 //! Values that cross module borders. Plain data: no IO, no threads, no clock.
 
 use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// Index into the model's vocabulary, `0 .. vocab_size`.
 pub type TokenId = u32;
@@ -31,6 +32,17 @@ impl CacheDomain {
         }
         Self(digest.finalize().into())
     }
+}
+
+/// What decides when a sequence that waits gets its turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Whose it is. Tenants that wait at the same time share the engine by their weights.
+    pub tenant: Arc<str>,
+    /// Among the tenant's own a higher one goes first, unless another has waited long enough.
+    pub priority: i32,
+    /// When it came: milliseconds on a clock that never goes back.
+    pub arrived_ms: u64,
 }
 
 /// A block whose contents are copied to another before anything is written in a step.

@@ -8,7 +8,7 @@ use super::request::{NewRequest, NewSequence};
 use super::{Engine, StepReport};
 use crate::metrics::Metrics;
 use crate::model::Model;
-use crate::types::SeqId;
+use crate::types::{SeqId, Turn};
 use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
 use std::io;
@@ -33,6 +33,8 @@ struct Actor<M> {
     shared: Arc<Shared>,
     next_id: u64,
     batch_sequences: u32,
+    /// When the actor began: the zero of the scheduler's clock.
+    begin: Instant,
     faults: VecDeque<Instant>,
 }
 
@@ -65,6 +67,7 @@ pub fn spawn<M: Model + 'static>(
         shared: Arc::clone(&shared),
         next_id: 0,
         batch_sequences: 0,
+        begin: Instant::now(),
         faults: VecDeque::new(),
     };
     actor.publish();
@@ -111,9 +114,12 @@ impl<M: Model> Actor<M> {
         let first = SeqId(self.next_id);
         self.next_id += u64::from(submission.ticket.n);
         let request = submission.request.clone();
+        let submitted = submission.ticket.submitted;
         self.delivery.open(first, submission);
-        let NewRequest { prompt, params, n, domain, .. } = request;
-        if let Err(error) = self.engine.submit(first, NewSequence { prompt, params, index: 0, n, domain }) {
+        let NewRequest { prompt, params, n, domain, tenant, priority, .. } = request;
+        let arrived_ms = u64::try_from(submitted.saturating_duration_since(self.begin).as_millis()).unwrap_or(u64::MAX);
+        let turn = Turn { tenant, priority, arrived_ms };
+        if let Err(error) = self.engine.submit(first, NewSequence { prompt, params, index: 0, n, domain, turn }) {
             self.delivery.fail_sequence(first, error, &mut |_| {});
         }
     }
@@ -148,7 +154,7 @@ impl<M: Model> Actor<M> {
 
     /// A step. What it takes up has left the queue before it runs: a step can be long.
     fn plan_and_run(&mut self, begin: Instant) {
-        for first in &self.engine.plan_step().first_scheduled {
+        for first in &self.engine.plan_step(u32::MAX).first_scheduled {
             self.delivery.started(first.id, first.cached_tokens, begin);
         }
         self.publish();

@@ -156,7 +156,7 @@ mod tests {
 
     fn request(id: &str, tokens: usize, n: u32) -> NewRequest {
         let prompt = vec![1; tokens].into();
-        NewRequest { request_id: id.into(), prompt, params: Arc::default(), n, domain: None, deadline: None }
+        NewRequest { request_id: id.into(), prompt, n, ..NewRequest::default() }
     }
 
     fn admission(max_queued: u32, max_queued_tokens: u64) -> Admission {

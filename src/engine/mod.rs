@@ -95,7 +95,7 @@ impl<M: Model> Engine<M> {
     pub fn submit(&mut self, id: SeqId, new: NewSequence) -> Result<(), RequestError> {
         let sharing = Sharing { n: new.n, domain: new.domain };
         self.scheduler
-            .submit(id, &new.prompt, new.params.stopping.max_tokens, sharing)
+            .submit(id, &new.prompt, new.params.stopping.max_tokens, sharing, &new.turn)
             .map_err(|e| RequestError::KvCapacity { needed: e.needed, available: e.available })?;
         for offset in 0..new.n {
             let one = NewSequence { index: new.index + offset, n: 1, ..new.clone() };
@@ -146,13 +146,14 @@ impl<M: Model> Engine<M> {
     ///
     /// A panic in the model goes to the caller, and the engine is not to be used again before [`Engine::reset`].
     pub fn step(&mut self) -> &StepReport {
-        self.plan_step();
+        self.plan_step(u32::MAX);
         self.run_step()
     }
 
     /// The first half of a step: what is to be computed. Nothing but [`Engine::run_step`] may follow.
-    pub fn plan_step(&mut self) -> &StepPlan {
-        self.scheduler.plan(&mut self.plan);
+    /// `max_prefill_tokens` is as in [`Scheduler::plan`].
+    pub fn plan_step(&mut self, max_prefill_tokens: u32) -> &StepPlan {
+        self.scheduler.plan(&mut self.plan, max_prefill_tokens);
         self.report.begin(&self.plan);
         self.outcomes.clear();
         &self.plan

@@ -2,12 +2,12 @@
 
 use crate::sampling::params::SequenceParams;
 pub use crate::types::Finish;
-use crate::types::{CacheDomain, Sampled, TokenId};
+use crate::types::{CacheDomain, Sampled, TokenId, Turn};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// A validated request: what [`super::handle::EngineHandle::submit`] takes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NewRequest {
     /// Unique among the requests in flight.
     pub request_id: String,
@@ -18,6 +18,10 @@ pub struct NewRequest {
     pub n: u32,
     /// With whom it shares cached prefixes; `None`: the prefix cache is neither read nor written.
     pub domain: Option<CacheDomain>,
+    /// Whose it is: tenants share the engine. Empty for who does not say.
+    pub tenant: Arc<str>,
+    /// Among the tenant's own requests a higher one goes first.
+    pub priority: i32,
     /// Of the whole stream.
     pub deadline: Option<Instant>,
 }
@@ -33,12 +37,13 @@ pub struct NewSequence {
     pub n: u32,
     /// As in [`NewRequest`].
     pub domain: Option<CacheDomain>,
+    pub turn: Turn,
 }
 
 impl NewSequence {
     /// One sequence that does without the prefix cache.
     pub fn new(prompt: Arc<[TokenId]>, params: Arc<SequenceParams>) -> Self {
-        Self { prompt, params, index: 0, n: 1, domain: None }
+        Self { prompt, params, index: 0, n: 1, domain: None, turn: Turn::default() }
     }
 }
 

@@ -24,7 +24,7 @@ pub use block_table::BlockTable;
 pub use plan::{FirstRun, Outcome, Sample, ScheduledSequence, StepPlan};
 pub use sequence::Sequence;
 
-use crate::types::{BlockId, CacheDomain, SeqId, TokenId};
+use crate::types::{BlockId, CacheDomain, SeqId, TokenId, Turn};
 use sequence::{Ended, NewSequence};
 use std::collections::VecDeque;
 
@@ -152,6 +152,7 @@ impl Scheduler {
         prompt: &[TokenId],
         max_tokens: u32,
         sharing: Sharing,
+        _turn: &Turn,
     ) -> Result<(), KvCapacity> {
         assert!(!prompt.is_empty() && max_tokens > 0 && sharing.n > 0, "{id:?}: nothing to compute");
         assert!((prompt.len() as u64) < u64::from(self.config.max_model_len), "{id:?}: prompt fills the context");
@@ -180,7 +181,10 @@ impl Scheduler {
 
     /// Decides the next step and allocates its blocks. `plan` is overwritten; [`Scheduler::commit`] is to follow before
     /// any other method that takes `&mut self`.
-    pub fn plan(&mut self, plan: &mut StepPlan) {
+    ///
+    /// While sequences decode, all others together are given at most `max_prefill_tokens` tokens: a long prompt is not
+    /// to hold up those who are being answered. 0 lets them wait for a step.
+    pub fn plan(&mut self, plan: &mut StepPlan, _max_prefill_tokens: u32) {
         plan.clear();
         let mut budget = self.config.max_num_batched_tokens;
         let mut index = 0;

@@ -22,6 +22,7 @@ pub(super) struct Checked {
     pub best_of: u32,
     pub kv: proto::KvOptions,
     pub tenant: String,
+    pub priority: i32,
     pub echo: bool,
     pub plan: ResponsePlan,
 }
@@ -81,8 +82,8 @@ pub(super) fn check(request: GenerateRequest, vocab_size: usize) -> Result<Check
     // The choice among more sequences than are returned needs the log-probabilities of their tokens.
     let logprobs = response.top_logprobs.or((best_of > n).then_some(0));
     let params = SequenceParams { sampling, stopping: stop, logprobs };
-    let (echo, tenant) = (response.echo, request.tenant);
-    Ok(Checked { request_id, prompt, params, n, best_of, kv, tenant, echo, plan })
+    let (echo, tenant, priority) = (response.echo, request.tenant, request.priority.unwrap_or(0));
+    Ok(Checked { request_id, prompt, params, n, best_of, kv, tenant, priority, echo, plan })
 }
 
 fn request_id(id: String, violations: &mut Violations) -> String {

@@ -117,6 +117,8 @@ impl InferenceService {
                 params: Arc::new(checked.params),
                 n: best_of,
                 domain,
+                tenant: checked.tenant.into(),
+                priority: checked.priority,
                 deadline,
             })
             .map_err(|error| {

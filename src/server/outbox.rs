@@ -172,7 +172,7 @@ mod tests {
     fn pair(max_bytes: usize) -> (Outbox, ResponseStream, Arc<Ticket>) {
         let prompt = vec![1].into();
         let params = Arc::default();
-        let request = NewRequest { request_id: "a".into(), prompt, params, n: 1, domain: None, deadline: None };
+        let request = NewRequest { request_id: "a".into(), prompt, params, n: 1, ..NewRequest::default() };
         let ticket = Arc::new(Ticket::new(&request, Instant::now()));
         let (outbox, stream) = channel(max_bytes, Canceller::new(Arc::clone(&ticket)));
         (outbox, stream, ticket)

@@ -2,7 +2,7 @@
 //! abort and step, every step ending any subset of the sequences that sample, or poisoning one.
 
 use llorch_cpud::scheduler::{Outcome, Scheduler, SchedulerConfig, Sequence, Sharing, StepPlan};
-use llorch_cpud::types::{BlockId, CacheDomain, SeqId, TokenId};
+use llorch_cpud::types::{BlockId, CacheDomain, SeqId, TokenId, Turn};
 use std::collections::{HashMap, HashSet, VecDeque};
 
 /// A request, at most 7 tokens in blocks of 2. The token at a position is the position, so that all requests that use
@@ -95,7 +95,7 @@ fn step(scheduler: &mut Scheduler, requests: &[Kind], ends: Ends, coverage: &mut
     let had_work = scheduler.has_work();
     let oldest = scheduler.running().first().or(scheduler.waiting().next()).map(Sequence::id);
     let num_evicted = scheduler.pool().num_evicted();
-    scheduler.plan(&mut plan);
+    scheduler.plan(&mut plan, u32::MAX);
     coverage.evictions += (scheduler.pool().num_evicted() - num_evicted) as usize;
     coverage.hits += usize::from(plan.num_hit_tokens > 0);
     coverage.copies += plan.copies.len();
@@ -149,7 +149,7 @@ fn successors(state: &State, requests: &[Kind], coverage: &mut Coverage) -> Vec<
         let tokens: Vec<TokenId> = (0..kind.prompt).collect();
         let fits = (kind.prompt + kind.max_tokens).div_ceil(2) <= state.scheduler.config().num_blocks;
         let sharing = Sharing { n: kind.n, domain: kind.cached.then_some(CacheDomain([7; 32])) };
-        let result = after.scheduler.submit(SeqId(first), &tokens, kind.max_tokens, sharing);
+        let result = after.scheduler.submit(SeqId(first), &tokens, kind.max_tokens, sharing, &Turn::default());
         assert_eq!(result.is_ok(), fits, "SCH-8");
         after.num_submitted += 1;
         next.push(after);

@@ -25,14 +25,7 @@ fn handle() -> (EngineHandle, crossbeam_channel::Receiver<Submission>) {
 
 fn request(id: &str, tokens: usize, deadline: Option<Duration>) -> NewRequest {
     let deadline = deadline.map(|after| Instant::now() + after);
-    NewRequest {
-        request_id: id.into(),
-        prompt: vec![1; tokens].into(),
-        params: Arc::default(),
-        n: 1,
-        domain: None,
-        deadline,
-    }
+    NewRequest { request_id: id.into(), prompt: vec![1; tokens].into(), n: 1, deadline, ..NewRequest::default() }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use llorch_cpud::engine::request::{NewSequence, RequestError};
 use llorch_cpud::sampling::params::SequenceParams;
 use llorch_cpud::sampling::{Row, Scratch, sample};
 use llorch_cpud::scheduler::SchedulerConfig;
-use llorch_cpud::types::{CacheDomain, FinishReason, TokenId};
+use llorch_cpud::types::{CacheDomain, FinishReason, TokenId, Turn};
 use std::sync::Arc;
 
 pub const VOCAB: usize = 16;
@@ -112,6 +112,7 @@ pub fn random_sequence(random: &mut Random, swarm: &Swarm, max_model_len: u32) -
         params: Arc::new(params),
         index: random.range(0, 2),
         n: if swarm.forks && random.one_in(2) { random.range(2, 5) } else { 1 },
+        turn: Turn::default(),
         domain: (!bypasses).then(|| CacheDomain::new("fake", "", salt)),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::spec::{named_table, table};
 use llorch_cpud::scheduler::{Outcome, Scheduler, SchedulerConfig, Sharing, StepPlan};
-use llorch_cpud::types::SeqId;
+use llorch_cpud::types::{SeqId, Turn};
 
 /// `2:9` as two numbers.
 fn pair(text: &str, separator: char) -> (u64, u32) {
@@ -30,10 +30,12 @@ fn check_plans(name: &str, limits: SchedulerConfig) {
             let (prompt, max_tokens) = pair(lengths, '+');
             assert_eq!(id.parse(), Ok(left.len()), "ids count up");
             let tokens = vec![7; prompt as usize];
-            scheduler.submit(SeqId(left.len() as u64), &tokens, max_tokens, Sharing::NONE).expect("it fits");
+            scheduler
+                .submit(SeqId(left.len() as u64), &tokens, max_tokens, Sharing::NONE, &Turn::default())
+                .expect("it fits");
             left.push(max_tokens);
         }
-        scheduler.plan(&mut plan);
+        scheduler.plan(&mut plan, u32::MAX);
         let outcomes: Vec<Outcome> = plan
             .samples()
             .map(|s| {
@@ -74,7 +76,7 @@ fn sch_8_what_never_fits_is_refused_as_the_table_says() {
         };
         let mut scheduler = Scheduler::new(limits).expect("good limits");
         let prompt = vec![7; row.get::<usize>("prompt")];
-        let result = scheduler.submit(SeqId(0), &prompt, row.get("max_tokens"), Sharing::NONE);
+        let result = scheduler.submit(SeqId(0), &prompt, row.get("max_tokens"), Sharing::NONE, &Turn::default());
         match result {
             Ok(()) => assert_eq!(row.text("needed"), "", "{} tokens were taken", prompt.len()),
             Err(error) => {
