@@ -86,6 +86,11 @@ impl<M: Model> Engine<M> {
         self.pool.bind_caller();
     }
 
+    /// The shares of tenants, 1 for who is not named. Weights are finite and above 0.
+    pub fn set_tenant_weights(&mut self, weights: &[(Arc<str>, f64)]) {
+        self.scheduler.set_tenant_weights(weights);
+    }
+
     /// Queues `new.n` sequences, of the ids from `id` on. The only error is [`RequestError::KvCapacity`]: one of them
     /// could never fit the pool.
     ///

@@ -59,11 +59,12 @@ pub struct Occupancy {
 
 impl Occupancy {
     pub(super) fn of(scheduler: &Scheduler) -> Self {
-        let pool = scheduler.pool();
+        let (pool, queue) = (scheduler.pool(), scheduler.queue());
+        let preempted_tokens: u64 = scheduler.preempted().map(Sequence::num_tokens).map(u64::from).sum();
         Self {
             running: scheduler.running().len() as u32,
-            waiting: scheduler.waiting().map(|sequence| 1 + sequence.num_forks()).sum(),
-            waiting_tokens: scheduler.waiting().map(Sequence::num_tokens).map(u64::from).sum(),
+            waiting: scheduler.preempted().map(|s| 1 + s.num_forks()).sum::<u32>() + queue.num_sequences() as u32,
+            waiting_tokens: preempted_tokens + queue.num_tokens(),
             blocks_used: pool.num_used(),
             blocks_cached: pool.num_cached(),
             blocks_free: pool.num_free(),

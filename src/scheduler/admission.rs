@@ -17,14 +17,15 @@ struct Claims {
 }
 
 impl Scheduler {
-    /// Moves the first waiting sequence to the running ones if it may start now, with what the cache has of it.
+    /// Moves the first waiting sequence to the running ones if it may start now, with what the cache has of it. First is
+    /// the oldest preempted one; when all of them are back, the one whose turn it is.
     ///
     /// All its known tokens must fit beside those that running sequences have still to compute, and one block must stay
     /// for each of them to grow into: a sequence that is admitted only to be preempted at once has computed in vain.
     /// One that was preempted often waits until it and the older ones fit with all they can come to need.
     /// Alone a sequence always fits, by the check at submit.
     pub(super) fn admit(&mut self, plan: &mut StepPlan) -> bool {
-        let Some(candidate) = self.waiting.front() else { return false };
+        let Some(candidate) = self.preempted.front().or_else(|| self.queue.first()) else { return false };
         let places = 1 + u64::from(candidate.num_forks());
         let claims = self.claims();
         if claims.places > 0 && claims.places + places > u64::from(self.config.max_running()) {
@@ -33,9 +34,13 @@ impl Scheduler {
         if !self.has_blocks_for_first(&claims) {
             return false;
         }
-        let mut sequence = self.waiting.pop_front().expect("seen above");
+        let Some(mut sequence) = self.preempted.pop_front().or_else(|| self.queue.pop()) else { return false };
         let computed = sequence.max_computed_tokens();
         let is_first = sequence.start(&self.prefix, &mut self.pool);
+        if is_first {
+            sequence.set_seniority(self.next_seniority);
+            self.next_seniority += places;
+        }
         plan.note_start(&sequence, sequence.num_computed_tokens(), computed, is_first);
         self.running.push(sequence);
         true
@@ -47,7 +52,8 @@ impl Scheduler {
         if claims.soon > available {
             return false;
         }
-        let candidate = self.waiting.front_mut().expect("the caller saw one");
+        let first = self.preempted.front_mut().or_else(|| self.queue.first_mut());
+        let candidate = first.expect("the caller saw one");
         candidate.find_prefix(&self.pool, &mut self.prefix);
         // A block that others refer to costs nothing, a cached one ceases to be available.
         let referenced = self.prefix.iter().filter(|block| self.pool.ref_count(**block) > 0).count() as u64;

@@ -1,24 +1,32 @@
 //! The properties of the scheduler's state that hold between steps. Ids as in `specs/03_BATCHED_SCHEDULER.md`.
 
 use super::prefix_cache::BlockKey;
-use super::{BlockPool, MAX_PREEMPTIONS, SchedulerConfig, Sequence};
+use super::{BlockPool, FairQueue, MAX_PREEMPTIONS, SchedulerConfig, Sequence, TenantIndex};
 use crate::types::BlockId;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Panics with the id of a property that does not hold.
-pub fn check(config: &SchedulerConfig, running: &[Sequence], waiting: &VecDeque<Sequence>, pool: &BlockPool) {
-    check_blocks(running, waiting, pool);
+pub fn check(
+    config: &SchedulerConfig,
+    running: &[Sequence],
+    preempted: &VecDeque<Sequence>,
+    queue: &FairQueue,
+    pool: &BlockPool,
+) {
+    let waiting: Vec<&Sequence> = preempted.iter().chain(queue.iter()).collect();
+    check_blocks(running, &waiting, pool);
     check_cache(pool);
     for sequence in running {
         check_contents(config, sequence, pool);
     }
     check_sharing(config, running, pool);
-    check_sequences(config, running, waiting);
-    check_order(config, running, waiting);
+    check_sequences(config, running, &waiting);
+    check_order(config, running, preempted, queue);
+    check_tenants(running, &waiting, queue);
 }
 
 /// SCH-1: every block is free, cached or referenced, the last once for each time it occurs in a table.
-fn check_blocks(running: &[Sequence], waiting: &VecDeque<Sequence>, pool: &BlockPool) {
+fn check_blocks(running: &[Sequence], waiting: &[&Sequence], pool: &BlockPool) {
     let mut references = vec![0u32; pool.num_blocks() as usize];
     for sequence in running {
         for block in sequence.block_table().blocks() {
@@ -124,8 +132,8 @@ fn check_sharing(config: &SchedulerConfig, running: &[Sequence], pool: &BlockPoo
 }
 
 /// SCH-4: computed tokens are known, and the table holds exactly them. SCH-14: nobody is preempted for ever.
-fn check_sequences(config: &SchedulerConfig, running: &[Sequence], waiting: &VecDeque<Sequence>) {
-    for sequence in running.iter().chain(waiting) {
+fn check_sequences(config: &SchedulerConfig, running: &[Sequence], waiting: &[&Sequence]) {
+    for sequence in running.iter().chain(waiting.iter().copied()) {
         let (id, known, computed) = (sequence.id(), sequence.num_tokens(), sequence.num_computed_tokens());
         assert!(computed < known, "SCH-4: {id:?} has {computed} of {known} tokens computed");
         assert!(known <= sequence.max_len(), "SCH-4: {id:?} knows {known} tokens");
@@ -142,16 +150,36 @@ fn check_sequences(config: &SchedulerConfig, running: &[Sequence], waiting: &Vec
     }
 }
 
-/// SCH-3 and SCH-6: limits, order of arrival, and that only the youngest is behind by more than a token.
-fn check_order(config: &SchedulerConfig, running: &[Sequence], waiting: &VecDeque<Sequence>) {
+/// SCH-3 and SCH-6: limits, order of first service, and that only the youngest is behind by more than a token.
+fn check_order(config: &SchedulerConfig, running: &[Sequence], preempted: &VecDeque<Sequence>, queue: &FairQueue) {
     let limit = config.max_num_seqs.min(config.max_num_batched_tokens) as usize;
     assert!(running.len() <= limit, "SCH-3: {} sequences run", running.len());
-    let mut arrivals = running.iter().chain(waiting).map(Sequence::arrival);
-    assert!(arrivals.by_ref().is_sorted_by(|a, b| a < b), "SCH-6: running and waiting are not in order of arrival");
+    let mut seniorities = running.iter().chain(preempted).map(Sequence::seniority);
+    assert!(
+        seniorities.by_ref().is_sorted_by(|a, b| a < b),
+        "SCH-6: running and preempted are not in order of service"
+    );
     if let Some((_youngest, older)) = running.split_last() {
         for sequence in older {
             let pending = sequence.num_pending_tokens();
             assert!(pending <= 1, "SCH-6: {:?} is behind by {pending} tokens and a younger one runs", sequence.id());
         }
     }
+    for sequence in queue.iter() {
+        assert!(!sequence.was_scheduled(), "SCH-6: {:?} ran and is in the queue", sequence.id());
+        assert_eq!(queue.get(sequence.id()).map(Sequence::id), Some(sequence.id()), "SCH-6: its place in the queue");
+    }
+    let counts = queue.iter().map(|s| (1 + u64::from(s.num_forks()), u64::from(s.num_tokens())));
+    let sums = counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    assert_eq!((queue.num_sequences(), queue.num_tokens()), sums, "SCH-6: counts of the queue");
+}
+
+/// SCH-18: each sequence counts once for its tenant, and no tenant is there without one.
+fn check_tenants(running: &[Sequence], waiting: &[&Sequence], queue: &FairQueue) {
+    let mut counts: BTreeMap<TenantIndex, u32> = BTreeMap::new();
+    for sequence in running.iter().chain(waiting.iter().copied()) {
+        *counts.entry(sequence.tenant()).or_default() += 1;
+    }
+    let known: BTreeMap<TenantIndex, u32> = queue.tenants().num_sequences().collect();
+    assert_eq!(known, counts, "SCH-18: sequences of the tenants");
 }

@@ -11,84 +11,29 @@
 mod admission;
 mod block_pool;
 mod block_table;
+mod config;
+mod fair_queue;
 mod invariants;
 mod key_index;
 mod lru_list;
 mod plan;
 pub mod prefix_cache;
 mod sequence;
+mod tenants;
 
 pub use admission::MAX_PREEMPTIONS;
 pub use block_pool::BlockPool;
 pub use block_table::BlockTable;
+pub use config::{ConfigError, KvCapacity, SchedulerConfig};
+pub use fair_queue::{AGEING_MS, FairQueue};
 pub use plan::{FirstRun, Outcome, Sample, ScheduledSequence, StepPlan};
 pub use sequence::Sequence;
+pub use tenants::TenantIndex;
 
 use crate::types::{BlockId, CacheDomain, SeqId, TokenId, Turn};
 use sequence::{Ended, NewSequence};
 use std::collections::VecDeque;
-
-/// The limits of the scheduler. All are at least 1, and `num_blocks * block_size` fits a `u32`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SchedulerConfig {
-    /// Sequences that may run at the same time.
-    pub max_num_seqs: u32,
-    /// The token budget: tokens computed in one step. It also bounds the running sequences, who get one token at least.
-    pub max_num_batched_tokens: u32,
-    /// Blocks of the KV pool.
-    pub num_blocks: u32,
-    /// Tokens of one block.
-    pub block_size: u32,
-    /// Tokens a sequence may have, prompt and generated together.
-    pub max_model_len: u32,
-}
-
-/// A limit that the scheduler cannot work with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    #[error("{0} is 0, must be at least 1")]
-    Zero(&'static str),
-    #[error("num_blocks {num_blocks} times block_size {block_size} exceeds 4294967295 slots")]
-    TooManySlots { num_blocks: u32, block_size: u32 },
-}
-
-/// A sequence that could not finish even with the whole pool for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the sequence needs {needed} KV blocks, the pool has {available}")]
-pub struct KvCapacity {
-    pub needed: u64,
-    pub available: u64,
-}
-
-impl SchedulerConfig {
-    /// Whether a scheduler can be made from these limits.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let limits = [
-            ("max_num_seqs", self.max_num_seqs),
-            ("max_num_batched_tokens", self.max_num_batched_tokens),
-            ("num_blocks", self.num_blocks),
-            ("block_size", self.block_size),
-            ("max_model_len", self.max_model_len),
-        ];
-        if let Some((name, _)) = limits.into_iter().find(|(_, value)| *value == 0) {
-            return Err(ConfigError::Zero(name));
-        }
-        if self.num_blocks.checked_mul(self.block_size).is_none() {
-            return Err(ConfigError::TooManySlots { num_blocks: self.num_blocks, block_size: self.block_size });
-        }
-        Ok(())
-    }
-
-    /// Sequences that can run at the same time: each computes a token in a step.
-    fn max_running(&self) -> u32 {
-        self.max_num_seqs.min(self.max_num_batched_tokens)
-    }
-
-    /// The most tokens a sequence of this prompt can come to know.
-    fn max_len(&self, prompt_len: usize, max_tokens: u32) -> u64 {
-        (prompt_len as u64 + u64::from(max_tokens)).min(u64::from(self.max_model_len))
-    }
-}
+use std::sync::Arc;
 
 /// What sequences are submitted with, beside a prompt and a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,16 +58,20 @@ pub struct Aborted {
 
 /// All sequences that are not finished, and the blocks they hold.
 ///
-/// `running` followed by `waiting` is always in order of arrival: sequences are admitted from the front of `waiting`,
-/// and the preempted ones, youngest first, go back there.
+/// `running` followed by `preempted` is always in order of first service, the oldest first: the preempted ones,
+/// youngest first, go to the front, and are all back before a sequence of `queue` gets its turn.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
     running: Vec<Sequence>,
-    waiting: VecDeque<Sequence>,
+    /// Sequences that ran and lost their blocks, or found no place when they began.
+    preempted: VecDeque<Sequence>,
+    /// Sequences that never ran.
+    queue: FairQueue,
     pool: BlockPool,
-    /// The number of the next arrival.
+    /// The numbers of the next sequence that comes, and of the next that is first served.
     next_arrival: u64,
+    next_seniority: u64,
     /// The cached prefix of the sequence that is looked at.
     prefix: Vec<BlockId>,
 }
@@ -133,15 +82,22 @@ impl Scheduler {
         Ok(Self {
             config,
             running: Vec::with_capacity(config.max_running() as usize),
-            waiting: VecDeque::new(),
+            preempted: VecDeque::new(),
+            queue: FairQueue::default(),
             pool: BlockPool::new(config.num_blocks, config.block_size),
             next_arrival: 0,
+            next_seniority: 0,
             prefix: Vec::new(),
         })
     }
 
-    /// Queues `sharing.n` sequences, of the ids from `id` on, behind all others. Errors when `prompt + max_tokens`,
-    /// capped by the context, can never fit.
+    /// The shares of tenants that come from now on, 1 for who is not named. Weights are finite and above 0.
+    pub fn set_tenant_weights(&mut self, weights: &[(Arc<str>, f64)]) {
+        self.queue.set_weights(weights);
+    }
+
+    /// Queues `sharing.n` sequences, of the ids from `id` on. Errors when `prompt + max_tokens`, capped by the context,
+    /// can never fit.
     ///
     /// # Panics
     /// When `prompt` is empty or fills the context, `max_tokens` or `n` is 0, or an id is alive: the caller checks
@@ -152,13 +108,14 @@ impl Scheduler {
         prompt: &[TokenId],
         max_tokens: u32,
         sharing: Sharing,
-        _turn: &Turn,
+        turn: &Turn,
     ) -> Result<(), KvCapacity> {
         assert!(!prompt.is_empty() && max_tokens > 0 && sharing.n > 0, "{id:?}: nothing to compute");
         assert!((prompt.len() as u64) < u64::from(self.config.max_model_len), "{id:?}: prompt fills the context");
         let last = SeqId(id.0 + u64::from(sharing.n) - 1);
         let overlaps = |s: &Sequence| s.covers(id) || (id..=last).contains(&s.id());
-        assert!(!self.running.iter().chain(&self.waiting).any(overlaps), "{id:?} is alive");
+        let started = self.running.iter().chain(&self.preempted).any(overlaps);
+        assert!(!started && !self.queue.overlaps(id, last), "{id:?} is alive");
         let max_len = self.config.max_len(prompt.len(), max_tokens);
         let needed = max_len.div_ceil(u64::from(self.config.block_size));
         let available = u64::from(self.config.num_blocks);
@@ -166,15 +123,18 @@ impl Scheduler {
             return Err(KvCapacity { needed, available });
         }
         let max_len = u32::try_from(max_len).expect("capped by max_model_len");
-        self.waiting.push_back(Sequence::new(&NewSequence {
+        let tenant = self.queue.enter(&turn.tenant);
+        let sequence = Sequence::new(&NewSequence {
             id,
+            tenant,
             arrival: self.next_arrival,
             prompt,
             max_len,
             num_forks: sharing.n - 1,
             domain: sharing.domain,
             block_size: self.config.block_size,
-        }));
+        });
+        self.queue.push(sequence, turn);
         self.next_arrival += u64::from(sharing.n);
         Ok(())
     }
@@ -184,25 +144,34 @@ impl Scheduler {
     ///
     /// While sequences decode, all others together are given at most `max_prefill_tokens` tokens: a long prompt is not
     /// to hold up those who are being answered. 0 lets them wait for a step.
-    pub fn plan(&mut self, plan: &mut StepPlan, _max_prefill_tokens: u32) {
+    pub fn plan(&mut self, plan: &mut StepPlan, max_prefill_tokens: u32) {
         plan.clear();
         let mut budget = self.config.max_num_batched_tokens;
+        let mut prefill = if self.num_decoding() > 0 { max_prefill_tokens } else { u32::MAX };
         let mut index = 0;
         while index < self.running.len() {
-            let wanted = self.running[index].num_pending_tokens().min(budget);
+            let pending = self.running[index].num_pending_tokens();
+            let wanted = if pending > 1 { pending.min(budget).min(prefill) } else { pending.min(budget) };
             let num_tokens = self.grow(index, wanted, plan);
             self.schedule(index, num_tokens, plan);
             budget -= num_tokens;
+            prefill -= if pending > 1 { num_tokens } else { 0 };
             index += 1;
         }
-        while budget > 0 && self.admit(plan) {
+        while budget > 0 && prefill > 0 && self.admit(plan) {
             let index = self.running.len() - 1;
-            let num_tokens = self.running[index].num_pending_tokens().min(budget);
+            let num_tokens = self.running[index].num_pending_tokens().min(budget).min(prefill);
             let granted = self.grow(index, num_tokens, plan);
             assert_eq!(granted, num_tokens, "SCH-5: an admitted sequence has its blocks");
             self.schedule(index, num_tokens, plan);
             budget -= num_tokens;
+            prefill -= num_tokens;
         }
+    }
+
+    /// Running sequences that are about to compute the one token that they know and have not computed.
+    pub fn num_decoding(&self) -> u32 {
+        self.running.iter().filter(|sequence| sequence.num_pending_tokens() == 1).count() as u32
     }
 
     /// Records that `plan` was computed. `outcomes` has an entry for each of [`StepPlan::samples`].
@@ -247,26 +216,29 @@ impl Scheduler {
                 place += 1;
             }
         }
+        let num_begun = place - index - 1;
+        self.queue.tenants_mut().add(self.running[index].tenant(), num_begun as u32);
         self.running[index].forget_forks();
-        place - index - 1
+        num_begun
     }
 
     /// Takes out what ended, and puts back into the queue what has no place: forks of a request that has more of them
     /// than can run.
     fn remove_ended(&mut self) {
-        let pool = &mut self.pool;
+        let (pool, tenants) = (&mut self.pool, self.queue.tenants_mut());
         self.running.retain_mut(|sequence| {
             let Some(ended) = sequence.ended() else { return true };
             if ended == Ended::Poisoned {
                 pool.distrust(sequence.block_table().blocks());
             }
             sequence.release(pool);
+            tenants.leave(sequence.tenant());
             false
         });
         while self.running.len() > self.config.max_running() as usize {
             let mut fork = self.running.pop().expect("more than can run");
             fork.release(&mut self.pool);
-            self.waiting.push_front(fork);
+            self.preempted.push_front(fork);
         }
     }
 
@@ -278,10 +250,12 @@ impl Scheduler {
             let mut sequence = self.running.remove(index);
             sequence.release(&mut self.pool);
             sequence
+        } else if let Some(index) = self.preempted.iter().position(covers) {
+            self.preempted.remove(index)?
         } else {
-            let index = self.waiting.iter().position(covers)?;
-            self.waiting.remove(index).expect("found above")
+            self.queue.remove(id)?
         };
+        self.queue.tenants_mut().leave(sequence.tenant());
         self.check();
         Some(Aborted { first: sequence.id(), count: 1 + sequence.num_forks() })
     }
@@ -289,14 +263,15 @@ impl Scheduler {
     /// Panics, naming the property, when the state breaks one of `specs/03_BATCHED_SCHEDULER.md`. Takes time with the
     /// pool's size.
     pub fn check_invariants(&self) {
-        invariants::check(&self.config, &self.running, &self.waiting, &self.pool);
+        invariants::check(&self.config, &self.running, &self.preempted, &self.queue, &self.pool);
         invariants::check_keys(&self.pool);
     }
 
     /// Forgets every sequence, whatever state they and the pool are in.
     pub fn reset(&mut self) {
         self.running.clear();
-        self.waiting.clear();
+        self.preempted.clear();
+        self.queue.reset();
         self.pool = BlockPool::new(self.config.num_blocks, self.config.block_size);
     }
 
@@ -309,17 +284,23 @@ impl Scheduler {
         &self.running
     }
 
-    /// Waiting sequences, the next one first.
-    pub fn waiting(&self) -> impl Iterator<Item = &Sequence> {
-        self.waiting.iter()
+    /// Sequences that lost their blocks or found no place, the oldest first. They run again before any that never ran.
+    pub fn preempted(&self) -> impl Iterator<Item = &Sequence> {
+        self.preempted.iter()
     }
 
-    pub fn num_waiting(&self) -> usize {
-        self.waiting.len()
+    /// Sequences that never ran.
+    pub fn queue(&self) -> &FairQueue {
+        &self.queue
+    }
+
+    /// All sequences that do not run.
+    pub fn waiting(&self) -> impl Iterator<Item = &Sequence> {
+        self.preempted.iter().chain(self.queue.iter())
     }
 
     pub fn has_work(&self) -> bool {
-        !self.running.is_empty() || !self.waiting.is_empty()
+        !(self.running.is_empty() && self.preempted.is_empty() && self.queue.is_empty())
     }
 
     pub fn pool(&self) -> &BlockPool {
@@ -328,7 +309,7 @@ impl Scheduler {
 
     /// The sequence of this id, running or waiting, or the one with whose prompt it is to begin.
     pub fn get(&self, id: SeqId) -> Option<&Sequence> {
-        self.running.iter().chain(&self.waiting).find(|s| s.covers(id))
+        self.running.iter().chain(&self.preempted).find(|s| s.covers(id)).or_else(|| self.queue.get(id))
     }
 
     /// Makes room for `wanted` more tokens of the running sequence `index`: from the pool, then by preempting the
@@ -348,19 +329,21 @@ impl Scheduler {
         let mut victim = self.running.pop().expect("the caller saw a younger sequence");
         victim.preempt(&mut self.pool);
         plan.num_preempted += 1;
-        self.waiting.push_front(victim);
+        self.preempted.push_front(victim);
     }
 
-    fn schedule(&self, index: usize, num_tokens: u32, plan: &mut StepPlan) {
+    /// Tokens that a preemption made in vain are not charged again.
+    fn schedule(&mut self, index: usize, num_tokens: u32, plan: &mut StepPlan) {
         if num_tokens > 0 {
-            plan.push(index, &self.running[index], num_tokens);
+            let num_new = plan.push(index, &self.running[index], num_tokens);
+            self.queue.tenants_mut().charge(self.running[index].tenant(), num_new);
         }
     }
 
     /// What is checked after every change: everything in debug builds, conservation at rest always.
     fn check(&self) {
         if cfg!(debug_assertions) {
-            invariants::check(&self.config, &self.running, &self.waiting, &self.pool);
+            invariants::check(&self.config, &self.running, &self.preempted, &self.queue, &self.pool);
         }
         if !self.has_work() {
             assert_eq!(self.pool.num_used(), 0, "SCH-1: blocks are held at rest");

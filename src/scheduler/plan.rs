@@ -111,13 +111,15 @@ impl StepPlan {
         self.num_hit_tokens = 0;
     }
 
-    pub(super) fn push(&mut self, index: usize, sequence: &Sequence, num_tokens: u32) {
+    /// Returns how many of the tokens were never computed before.
+    pub(super) fn push(&mut self, index: usize, sequence: &Sequence, num_tokens: u32) -> u32 {
         let start = sequence.num_computed_tokens();
         let end = start + num_tokens;
         let fresh = start.max(sequence.max_computed_tokens());
         let samples = end == sequence.num_tokens();
         self.num_tokens += num_tokens;
-        self.num_recomputed_tokens += fresh.min(end) - start;
+        let num_recomputed = fresh.min(end) - start;
+        self.num_recomputed_tokens += num_recomputed;
         self.num_prompt_tokens += sequence.num_prompt_tokens().min(end).saturating_sub(fresh);
         self.sequences.push(ScheduledSequence {
             id: sequence.id(),
@@ -127,6 +129,7 @@ impl StepPlan {
             samples,
             num_forks: if samples { sequence.num_forks() } else { 0 },
         });
+        num_tokens - num_recomputed
     }
 
     /// Notes a sequence that begins to run with `hit` tokens of the prefix cache; `computed` as it was before.

@@ -1,15 +1,18 @@
 //! One sequence as the scheduler sees it: its tokens, how many are in the cache, and where.
 
 use super::prefix_cache::{BlockKey, Contents};
-use super::{BlockPool, BlockTable};
+use super::{BlockPool, BlockTable, TenantIndex};
 use crate::types::{BlockCopy, BlockId, CacheDomain, SeqId, TokenId};
 
 /// A sequence that is not finished; until it forks, the sequences that share its prompt as well.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     id: SeqId,
-    /// Sequences are numbered as they are submitted: smaller is older.
+    /// Sequences are numbered as they are submitted.
     arrival: u64,
+    /// And as they first run: smaller is older. 0 until then.
+    seniority: u64,
+    tenant: TenantIndex,
     /// All known tokens: the prompt, then what was generated.
     tokens: Vec<TokenId>,
     num_prompt_tokens: u32,
@@ -19,7 +22,7 @@ pub struct Sequence {
     max_computed_tokens: u32,
     /// The most tokens it can come to know.
     max_len: u32,
-    /// Sequences that begin when the prompt is computed, with the ids and arrivals after its own.
+    /// Sequences that begin when the prompt is computed, with the ids and seniorities after its own.
     num_forks: u32,
     /// Where its prefix may come from and go to; `None`: it uses the prefix cache in no way.
     domain: Option<CacheDomain>,
@@ -42,6 +45,7 @@ pub(super) enum Ended {
 /// What a sequence is made from.
 pub(super) struct NewSequence<'a> {
     pub id: SeqId,
+    pub tenant: TenantIndex,
     pub arrival: u64,
     pub prompt: &'a [TokenId],
     pub max_len: u32,
@@ -55,6 +59,8 @@ impl Sequence {
         Self {
             id: new.id,
             arrival: new.arrival,
+            seniority: 0,
+            tenant: new.tenant,
             tokens: new.prompt.to_vec(),
             num_prompt_tokens: new.prompt.len() as u32,
             num_computed_tokens: 0,
@@ -74,8 +80,23 @@ impl Sequence {
         self.id
     }
 
+    /// Its number in the order of submission.
     pub fn arrival(&self) -> u64 {
         self.arrival
+    }
+
+    /// Its number in the order of first service; 0 before.
+    pub fn seniority(&self) -> u64 {
+        self.seniority
+    }
+
+    pub(super) fn set_seniority(&mut self, seniority: u64) {
+        self.seniority = seniority;
+    }
+
+    /// Who it counts for.
+    pub fn tenant(&self) -> TenantIndex {
+        self.tenant
     }
 
     /// All known tokens: the prompt, then what was generated.
@@ -238,7 +259,7 @@ impl Sequence {
         table.adopt(self.table.blocks(), pool);
         let mut fork = Self {
             id: SeqId(self.id.0 + u64::from(offset)),
-            arrival: self.arrival + u64::from(offset),
+            seniority: self.seniority + u64::from(offset),
             tokens: self.tokens[..self.num_prompt_tokens as usize].to_vec(),
             num_forks: 0,
             keys: self.keys.clone(),

@@ -93,7 +93,8 @@ enum Ends {
 fn step(scheduler: &mut Scheduler, requests: &[Kind], ends: Ends, coverage: &mut Coverage) -> (u32, u32) {
     let mut plan = StepPlan::default();
     let had_work = scheduler.has_work();
-    let oldest = scheduler.running().first().or(scheduler.waiting().next()).map(Sequence::id);
+    let oldest =
+        scheduler.running().first().or(scheduler.preempted().next()).or(scheduler.queue().first()).map(Sequence::id);
     let num_evicted = scheduler.pool().num_evicted();
     scheduler.plan(&mut plan, u32::MAX);
     coverage.evictions += (scheduler.pool().num_evicted() - num_evicted) as usize;

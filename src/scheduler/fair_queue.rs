@@ -1,0 +1,144 @@
+//! Sequences that never ran, and which of them is next.
+//!
+//! First the tenant that was served least, then the one of its sequences that came first, where each level of priority
+//! counts as [`AGEING_MS`] of waiting. That is ageing in closed form: the order of two sequences never changes while
+//! they wait, and what comes later than the span between the highest and the lowest priority overtakes nobody.
+
+use super::Sequence;
+use super::tenants::{TenantIndex, Tenants};
+use crate::types::{SeqId, Turn};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A level of priority counts as so many milliseconds of waiting.
+pub const AGEING_MS: i64 = 6_000;
+
+/// Place among a tenant's own: when it is due, in milliseconds, then the order of submission.
+type Rank = (i64, u64);
+
+/// The waiting sequences of all tenants.
+#[derive(Clone, Debug, Default)]
+pub struct FairQueue {
+    tenants: Tenants,
+    /// Of each tenant that has any, in order.
+    waiting: BTreeMap<TenantIndex, BTreeMap<Rank, Sequence>>,
+    /// By the id of the first sequence of a group.
+    places: BTreeMap<SeqId, (TenantIndex, Rank)>,
+    num_sequences: u64,
+    num_tokens: u64,
+}
+
+impl FairQueue {
+    /// See [`Tenants::set_weights`].
+    pub fn set_weights(&mut self, weights: &[(Arc<str>, f64)]) {
+        self.tenants.set_weights(weights);
+    }
+
+    /// A sequence of this tenant comes; the index goes into it.
+    pub fn enter(&mut self, tenant: &Arc<str>) -> TenantIndex {
+        self.tenants.enter(tenant)
+    }
+
+    /// Queues a sequence whose tenant has entered.
+    pub fn push(&mut self, sequence: Sequence, turn: &Turn) {
+        let arrived = i64::try_from(turn.arrived_ms).unwrap_or(i64::MAX);
+        let due = arrived.saturating_sub(i64::from(turn.priority).saturating_mul(AGEING_MS));
+        let (rank, tenant) = ((due, sequence.arrival()), sequence.tenant());
+        self.num_sequences += 1 + u64::from(sequence.num_forks());
+        self.num_tokens += u64::from(sequence.num_tokens());
+        self.places.insert(sequence.id(), (tenant, rank));
+        self.waiting.entry(tenant).or_default().insert(rank, sequence);
+    }
+
+    /// The sequence whose turn it is.
+    pub fn first(&self) -> Option<&Sequence> {
+        let tenant = self.next_tenant()?;
+        self.waiting.get(&tenant)?.values().next()
+    }
+
+    /// [`FairQueue::first`], to be looked up in the prefix cache.
+    pub fn first_mut(&mut self) -> Option<&mut Sequence> {
+        let tenant = self.next_tenant()?;
+        self.waiting.get_mut(&tenant)?.values_mut().next()
+    }
+
+    /// Takes [`FairQueue::first`] out. Its tenant still has it.
+    pub fn pop(&mut self) -> Option<Sequence> {
+        let tenant = self.next_tenant()?;
+        let rank = *self.waiting.get(&tenant)?.keys().next()?;
+        self.take(tenant, rank)
+    }
+
+    /// Takes the sequence out that is `id` or is to begin it.
+    pub fn remove(&mut self, id: SeqId) -> Option<Sequence> {
+        self.get(id)?;
+        let (tenant, rank) = *self.places.range(..=id).next_back()?.1;
+        self.take(tenant, rank)
+    }
+
+    /// The sequence that is `id` or is to begin it.
+    pub fn get(&self, id: SeqId) -> Option<&Sequence> {
+        let (tenant, rank) = self.places.range(..=id).next_back()?.1;
+        self.waiting.get(tenant)?.get(rank).filter(|sequence| sequence.covers(id))
+    }
+
+    /// Whether a sequence, or one that it is to begin, has an id of `first ..= last`.
+    pub fn overlaps(&self, first: SeqId, last: SeqId) -> bool {
+        self.get(first).is_some() || self.places.range(first..=last).next().is_some()
+    }
+
+    /// All of them, the tenants one after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &Sequence> {
+        self.waiting.values().flat_map(BTreeMap::values)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Sequences, with those that are to begin with their prompts.
+    pub fn num_sequences(&self) -> u64 {
+        self.num_sequences
+    }
+
+    /// Their known tokens; a prompt counts once.
+    pub fn num_tokens(&self) -> u64 {
+        self.num_tokens
+    }
+
+    pub fn tenants(&self) -> &Tenants {
+        &self.tenants
+    }
+
+    pub fn tenants_mut(&mut self) -> &mut Tenants {
+        &mut self.tenants
+    }
+
+    /// Forgets all sequences and what was served, but not the weights.
+    pub fn reset(&mut self) {
+        self.tenants.forget_all();
+        self.waiting.clear();
+        self.places.clear();
+        self.num_sequences = 0;
+        self.num_tokens = 0;
+    }
+
+    fn next_tenant(&self) -> Option<TenantIndex> {
+        let place = |(&tenant, waiting): (&TenantIndex, &BTreeMap<Rank, Sequence>)| {
+            waiting.keys().next().map(|&rank| (self.tenants.served(tenant), rank, tenant))
+        };
+        self.waiting.iter().filter_map(place).min().map(|(.., tenant)| tenant)
+    }
+
+    fn take(&mut self, tenant: TenantIndex, rank: Rank) -> Option<Sequence> {
+        let waiting = self.waiting.get_mut(&tenant)?;
+        let sequence = waiting.remove(&rank)?;
+        if waiting.is_empty() {
+            self.waiting.remove(&tenant);
+        }
+        self.places.remove(&sequence.id());
+        self.num_sequences -= 1 + u64::from(sequence.num_forks());
+        self.num_tokens -= u64::from(sequence.num_tokens());
+        Some(sequence)
+    }
+}
