@@ -148,11 +148,8 @@ impl Admission {
             let ahead = backlog.part_of(&claim.tenant, queue).max(in_flight(&own, flight, claim));
             return Err(Refusal::NoRoom { quota: true, ahead });
         }
-        let of_all = Bounds {
-            queued: u64::from(limits.max_queued),
-            tokens: limits.max_queued_tokens,
-            blocks: self.max_claimed,
-        };
+        let of_all =
+            Bounds { queued: u64::from(limits.max_queued), tokens: limits.max_queued_tokens, blocks: self.max_claimed };
         let all = backlog.all();
         match of_all.must_go(&all, claim) {
             None => Ok(()),

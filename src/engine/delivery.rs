@@ -320,3 +320,6 @@ fn record_finish(shared: &Shared, ticket: &Ticket, line: &Line, reason: FinishRe
         metrics.per_output_token.record(mean.as_secs_f64());
     }
 }
+
+#[cfg(test)]
+mod tests;

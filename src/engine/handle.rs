@@ -298,4 +298,4 @@ impl Drop for EventStream {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -119,12 +119,7 @@ mod tests {
     use super::*;
 
     fn sample(ms: u64, prompt_tokens: u32, generated_tokens: u32) -> StepSample {
-        StepSample {
-            duration: Duration::from_millis(ms),
-            prompt_tokens,
-            generated_tokens,
-            ..StepSample::default()
-        }
+        StepSample { duration: Duration::from_millis(ms), prompt_tokens, generated_tokens, ..StepSample::default() }
     }
 
     #[test]

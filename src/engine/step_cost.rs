@@ -81,7 +81,8 @@ impl StepCost {
             return 0.0;
         }
         let comparable = size(tokens.min(chunk).max(1)).saturating_sub(1);
-        let num_comparable = self.best.iter().skip(comparable).fold(0, |sum: u32, (steps, _)| sum.saturating_add(*steps));
+        let num_comparable =
+            self.best.iter().skip(comparable).fold(0, |sum: u32, (steps, _)| sum.saturating_add(*steps));
         let rate = self.best.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
         let at_best = if num_comparable >= MIN_STEPS { f64::from(tokens) / rate } else { 0.0 };
         at_best.max(self.fastest)

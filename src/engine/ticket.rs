@@ -156,3 +156,28 @@ impl Ticket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_cause_and_its_time_stand_and_ring_once() {
+        covers!("API-37");
+        let (alarms, begin) = (Arc::new(Alarms::default()), Instant::now());
+        let after = |ms| begin + Duration::from_millis(ms);
+        let ticket = Ticket::new(&NewRequest::default(), Claim::default(), 7, Arc::clone(&alarms), begin);
+        ticket.cancel_since(Cause::Deadline, after(100));
+        ticket.cancel_since(Cause::Client, after(300));
+        assert_eq!(ticket.cause(), Some(Cause::Deadline));
+        assert_eq!(ticket.since_cancel(after(400)), Duration::from_millis(300));
+        let mut rung = vec![1, 2, 3];
+        alarms.take(&mut rung);
+        assert_eq!(rung, [7]);
+        ticket.stop(0);
+        alarms.take(&mut rung);
+        assert_eq!(rung, [7]);
+        alarms.take(&mut rung);
+        assert!(rung.is_empty());
+    }
+}

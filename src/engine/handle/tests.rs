@@ -7,8 +7,8 @@ use crate::scheduler::{Scheduler, SchedulerConfig};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// A handle without an actor: 100 prompt tokens take a second.
-fn handle() -> (EngineHandle, crossbeam_channel::Receiver<Submission>) {
+/// A handle without an actor: a step of 100 prompt tokens takes a second.
+pub(in crate::engine) fn handle() -> (EngineHandle, crossbeam_channel::Receiver<Submission>) {
     let facts = EngineFacts {
         vocab_size: 10,
         max_model_len: 10_000,
@@ -27,7 +27,8 @@ fn handle() -> (EngineHandle, crossbeam_channel::Receiver<Submission>) {
     let mut window = LoadWindow::default();
     window.estimator.see(&Scheduler::new(config).unwrap());
     let duration = Duration::from_secs(1);
-    window.push(StepSample { duration, prompt_tokens: 100, prefill_tokens: 100, ..StepSample::default() });
+    let sample = StepSample { duration, prompt_tokens: 100, prefill_tokens: 100, ..StepSample::default() };
+    (0..8).for_each(|_| window.push(sample));
     let admission = Admission::new(QueueLimits::new(100, 100_000), facts.num_blocks);
     let metrics = Arc::new(Metrics::new().unwrap());
     let shared = Arc::new(Shared { facts, admission, load: Mutex::new(window), metrics });
@@ -35,7 +36,7 @@ fn handle() -> (EngineHandle, crossbeam_channel::Receiver<Submission>) {
     (EngineHandle { shared, inbox: sender }, inbox)
 }
 
-fn request(id: &str, tokens: usize, deadline: Option<Duration>) -> NewRequest {
+pub(in crate::engine) fn request(id: &str, tokens: usize, deadline: Option<Duration>) -> NewRequest {
     let deadline = deadline.map(|after| Instant::now() + after);
     NewRequest { request_id: id.into(), prompt: vec![1; tokens].into(), n: 1, deadline, ..NewRequest::default() }
 }
