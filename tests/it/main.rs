@@ -17,6 +17,7 @@ mod corpus;
 mod demo;
 mod engine;
 mod exhaustive;
+mod fairness;
 mod golden;
 mod hostile;
 mod load_http;
