@@ -17,8 +17,8 @@ struct Claims {
 }
 
 impl Scheduler {
-    /// Moves the first waiting sequence to the running ones if it may start now, with what the cache has of it. First is
-    /// the oldest preempted one; when all of them are back, the one whose turn it is.
+    /// Moves the first waiting sequence to the running ones if it may start now, with what the cache has of it. First
+    /// is the oldest preempted one; when all of them are back, the one whose turn it is.
     ///
     /// All its known tokens must fit beside those that running sequences have still to compute, and one block must stay
     /// for each of them to grow into: a sequence that is admitted only to be preempted at once has computed in vain.
