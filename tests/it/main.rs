@@ -27,6 +27,7 @@ mod overload;
 mod prefixes;
 mod quantize;
 mod sampling;
+mod scheduler_ops;
 mod serve;
 mod simulation;
 mod specifications;

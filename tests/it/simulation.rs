@@ -5,7 +5,7 @@
 
 mod checks;
 mod coverage;
-mod turns;
+pub mod turns;
 mod workload;
 
 use crate::support::fake_model::{FakeModel, token_cache};
