@@ -9,6 +9,8 @@ const NUM_SEQS: u32 = 256;
 const CONTEXT: u32 = 2048;
 const BLOCK_SIZE: u32 = 32;
 const QUEUED: u64 = 10_000;
+/// Whose they are.
+const TENANTS: u64 = 512;
 
 fn config() -> SchedulerConfig {
     SchedulerConfig {
@@ -25,12 +27,12 @@ fn config() -> SchedulerConfig {
 fn decoding() -> Scheduler {
     let mut scheduler = Scheduler::new(config()).expect("valid limits");
     // What is left in the cache for the first of the queue.
-    submit(&mut scheduler, u64::MAX - 1, &[9; CONTEXT as usize], 1);
+    submit(&mut scheduler, u64::MAX - 1, &[9; CONTEXT as usize], 1, "0");
     step(&mut scheduler, &mut StepPlan::default(), &[Outcome::Finish]);
     for id in 0..u64::from(NUM_SEQS) {
         let mut prompt = [1; 64];
         prompt[32] = id as u32;
-        submit(&mut scheduler, id, &prompt, CONTEXT - 64);
+        submit(&mut scheduler, id, &prompt, CONTEXT - 64, &(id % 2).to_string());
     }
     step(&mut scheduler, &mut StepPlan::default(), &[Outcome::Append(1); NUM_SEQS as usize]);
     scheduler
@@ -43,16 +45,18 @@ fn with_queue() -> Scheduler {
     let config = config();
     let longest = (config.num_blocks * BLOCK_SIZE - 1) as usize;
     let prompt: Vec<TokenId> = (0..longest).map(|i| if i < CONTEXT as usize { 9 } else { 2 }).collect();
-    submit(&mut scheduler, 1000, &prompt, 1);
+    // Of a tenant that comes first among equals.
+    submit(&mut scheduler, 1000, &prompt, 1, "first");
     for id in 1001..1000 + QUEUED {
-        submit(&mut scheduler, id, &[3; 64], 64);
+        submit(&mut scheduler, id, &[3; 64], 64, &(id % TENANTS).to_string());
     }
     scheduler
 }
 
-fn submit(scheduler: &mut Scheduler, id: u64, prompt: &[TokenId], max_tokens: u32) {
+fn submit(scheduler: &mut Scheduler, id: u64, prompt: &[TokenId], max_tokens: u32, tenant: &str) {
     let sharing = Sharing { n: 1, domain: Some(CacheDomain::new("model", "tenant", "salt")) };
-    scheduler.submit(SeqId(id), prompt, max_tokens, sharing, &Turn::default()).expect("the pool is large");
+    let turn = Turn { tenant: tenant.into(), ..Turn::default() };
+    scheduler.submit(SeqId(id), prompt, max_tokens, sharing, &turn).expect("the pool is large");
 }
 
 fn step(scheduler: &mut Scheduler, plan: &mut StepPlan, outcomes: &[Outcome]) {
@@ -62,7 +66,7 @@ fn step(scheduler: &mut Scheduler, plan: &mut StepPlan, outcomes: &[Outcome]) {
 
 fn plan_and_commit(c: &mut Criterion) {
     bench(c, "plan and commit, 256 sequences", decoding);
-    bench(c, "plan and commit, 256 sequences, 10 000 queued", with_queue);
+    bench(c, "plan and commit, 256 sequences, 10 000 queued of 512 tenants", with_queue);
 }
 
 fn bench(c: &mut Criterion, name: &str, make: fn() -> Scheduler) {

@@ -2,11 +2,12 @@
 """Serves one model file with llorch-cpud and with llama-server, by turns, and loads both with `bench serve`.
 
     benches/peers/compare_serve.py --ours target/release/llorch-cpud --llama-server PATH --model FILE.gguf \\
-        [--concurrency 32 | --rate R] [--requests 64] [--prompt-tokens 128] [--gen-tokens 64] [--rounds 3] \\
-        [--llama-flags="--no-repack"]
+        [--concurrency 32] [--rate R] [--requests 64] [--prompt-tokens 128] [--gen-tokens 64] [--rounds 3] \\
+        [--open-loop 0.8] [--llama-flags="--no-repack"]
 
 Each round starts one server on a free port, loads it, stops it, and does the same with the other: never both at once.
 Both get the same requests from the same client. Prints each round, the medians, and the median ratio with its spread.
+`--open-loop SHARE` does it all again in open loop, at that share of the requests a second that llama-server had.
 """
 
 import argparse
@@ -40,14 +41,14 @@ def parse():
     parser.add_argument("--ours", required=True, help="the llorch-cpud binary, built with --release")
     parser.add_argument("--llama-server", required=True)
     parser.add_argument("--model", required=True)
-    load = parser.add_mutually_exclusive_group()
-    load.add_argument("--concurrency", type=int, default=32)
-    load.add_argument("--rate", type=float)
+    parser.add_argument("--concurrency", type=int, default=32, help="also the slots of llama-server")
+    parser.add_argument("--rate", type=float, help="an open loop instead of a closed one")
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--gen-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--open-loop", type=float, metavar="SHARE")
     parser.add_argument("--llama-flags", default="", help="more flags of llama-server, in one text")
     return parser.parse_args()
 
@@ -77,7 +78,7 @@ def start_ours(args, log):
 
 def start_llama(args, log):
     """A slot for each concurrent request, each with room for the whole of it."""
-    slots, port = (args.concurrency if args.rate is None else 32), free_port()
+    slots, port = args.concurrency, free_port()
     length = -(-(args.prompt_tokens + args.gen_tokens) // 256) * 256
     command = [args.llama_server, "-m", args.model, "-np", str(slots), "-c", str(slots * length),
                "-t", str(args.threads), "-tb", str(args.threads),
@@ -108,19 +109,36 @@ def ratio(key, more_is_better, ours, theirs):
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def main():
-    args = parse()
+def rounds(args, scratch):
+    """Both servers by turns. Returns the reports of ours and of theirs."""
     ours, theirs = [], []
-    with tempfile.TemporaryDirectory() as scratch:
-        for number in range(args.rounds):
-            for name, start, results in [("llorch-cpud", start_ours, ours), ("llama-server", start_llama, theirs)]:
-                print(f"\n==== round {number + 1}: {name}", flush=True)
-                results.append(run(args, start, pathlib.Path(scratch)))
-    print(f"\n| | llorch-cpud | llama-server | better by, median of {args.rounds} (spread) |\n|---|---|---|---|")
+    for number in range(args.rounds):
+        for name, start, results in [("llorch-cpud", start_ours, ours), ("llama-server", start_llama, theirs)]:
+            print(f"\n==== round {number + 1}: {name}", flush=True)
+            results.append(run(args, start, scratch))
+    return ours, theirs
+
+
+def table(title, ours, theirs):
+    print(f"\n{title}\n\n| | llorch-cpud | llama-server | better by, median of {len(ours)} (spread) |")
+    print("|---|---|---|---|")
     for key, heading, more_is_better in FIGURES:
         mine, other = (statistics.median(result[key] for result in results) for results in (ours, theirs))
         better = "" if more_is_better is None else ratio(key, more_is_better, ours, theirs)
-        print(f"| {heading} | {mine:.1f} | {other:.1f} | {better} |")
+        print(f"| {heading} | {mine:.1f} | {other:.1f} | {better} |", flush=True)
+
+
+def main():
+    args = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = pathlib.Path(folder)
+        ours, theirs = rounds(args, scratch)
+        load = f"{args.concurrency} streams" if args.rate is None else f"{args.rate} requests a second"
+        table(f"{pathlib.Path(args.model).name}, {load}", ours, theirs)
+        if args.open_loop is not None:
+            args.rate = args.open_loop * statistics.median(report["request_throughput"] for report in theirs)
+            ours, theirs = rounds(args, scratch)
+            table(f"{pathlib.Path(args.model).name}, open loop, {args.rate:.3f} requests a second", ours, theirs)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,19 @@
 //! Who leaves the queue.
 
+use super::fair_queue::{FairQueue, Place};
 use super::{Scheduler, Sequence, StepPlan};
+use std::collections::VecDeque;
 
 /// After so many preemptions a sequence runs again only when it cannot be preempted any more.
 pub const MAX_PREEMPTIONS: u32 = 3;
+
+/// Which of the waiting sequences is next.
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    /// The oldest preempted one.
+    Preempted,
+    Queued(Place),
+}
 
 /// What running sequences will come to need, in blocks and places.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,24 +27,29 @@ struct Claims {
 }
 
 impl Scheduler {
-    /// Moves the first waiting sequence to the running ones if it may start now, with what the cache has of it. First is
-    /// the oldest preempted one; when all of them are back, the one whose turn it is.
+    /// Moves the first waiting sequence to the running ones if it may start now, with what the cache has of it. First
+    /// is the oldest preempted one; when all of them are back, the one whose turn it is.
     ///
     /// All its known tokens must fit beside those that running sequences have still to compute, and one block must stay
     /// for each of them to grow into: a sequence that is admitted only to be preempted at once has computed in vain.
     /// One that was preempted often waits until it and the older ones fit with all they can come to need.
     /// Alone a sequence always fits, by the check at submit.
     pub(super) fn admit(&mut self, plan: &mut StepPlan) -> bool {
-        let Some(candidate) = self.preempted.front().or_else(|| self.queue.first()) else { return false };
-        let places = 1 + u64::from(candidate.num_forks());
+        let next = if self.preempted.is_empty() { self.queue.next().map(Next::Queued) } else { Some(Next::Preempted) };
+        let Some(next) = next else { return false };
         let claims = self.claims();
+        let places = 1 + u64::from(candidate(&mut self.preempted, &mut self.queue, next).num_forks());
         if claims.places > 0 && claims.places + places > u64::from(self.config.max_running()) {
             return false;
         }
-        if !self.has_blocks_for_first(&claims) {
+        if !self.has_blocks_for(next, &claims) {
             return false;
         }
-        let Some(mut sequence) = self.preempted.pop_front().or_else(|| self.queue.pop()) else { return false };
+        let taken = match next {
+            Next::Preempted => self.preempted.pop_front(),
+            Next::Queued(place) => self.queue.take(place),
+        };
+        let mut sequence = taken.expect("the candidate is there");
         let computed = sequence.max_computed_tokens();
         let is_first = sequence.start(&self.prefix, &mut self.pool);
         if is_first {
@@ -46,14 +61,13 @@ impl Scheduler {
         true
     }
 
-    /// Whether the blocks suffice for the first waiting sequence. Leaves its cached prefix in `self.prefix`.
-    fn has_blocks_for_first(&mut self, claims: &Claims) -> bool {
+    /// Whether the blocks suffice for the sequence that is next. Leaves its cached prefix in `self.prefix`.
+    fn has_blocks_for(&mut self, next: Next, claims: &Claims) -> bool {
         let available = u64::from(self.pool.num_available());
         if claims.soon > available {
             return false;
         }
-        let first = self.preempted.front_mut().or_else(|| self.queue.first_mut());
-        let candidate = first.expect("the caller saw one");
+        let candidate = candidate(&mut self.preempted, &mut self.queue, next);
         candidate.find_prefix(&self.pool, &mut self.prefix);
         // A block that others refer to costs nothing, a cached one ceases to be available.
         let referenced = self.prefix.iter().filter(|block| self.pool.ref_count(**block) > 0).count() as u64;
@@ -77,4 +91,13 @@ impl Scheduler {
             to_limit: all.to_limit + one.to_limit,
         })
     }
+}
+
+/// The sequence that is next. The caller knows that it is there.
+fn candidate<'a>(preempted: &'a mut VecDeque<Sequence>, queue: &'a mut FairQueue, next: Next) -> &'a mut Sequence {
+    let found = match next {
+        Next::Preempted => preempted.front_mut(),
+        Next::Queued(place) => queue.at_mut(place),
+    };
+    found.expect("the candidate is there")
 }

@@ -16,6 +16,13 @@ pub const AGEING_MS: i64 = 6_000;
 /// Place among a tenant's own: when it is due, in milliseconds, then the order of submission.
 type Rank = (i64, u64);
 
+/// Where a sequence waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    tenant: TenantIndex,
+    rank: Rank,
+}
+
 /// The waiting sequences of all tenants.
 #[derive(Clone, Debug, Default)]
 pub struct FairQueue {
@@ -23,7 +30,7 @@ pub struct FairQueue {
     /// Of each tenant that has any, in order.
     waiting: BTreeMap<TenantIndex, BTreeMap<Rank, Sequence>>,
     /// By the id of the first sequence of a group.
-    places: BTreeMap<SeqId, (TenantIndex, Rank)>,
+    places: BTreeMap<SeqId, Place>,
     num_sequences: u64,
     num_tokens: u64,
 }
@@ -46,40 +53,40 @@ impl FairQueue {
         let (rank, tenant) = ((due, sequence.arrival()), sequence.tenant());
         self.num_sequences += 1 + u64::from(sequence.num_forks());
         self.num_tokens += u64::from(sequence.num_tokens());
-        self.places.insert(sequence.id(), (tenant, rank));
+        self.places.insert(sequence.id(), Place { tenant, rank });
         self.waiting.entry(tenant).or_default().insert(rank, sequence);
+    }
+
+    /// The place of the sequence whose turn it is. Takes time with the number of tenants that wait.
+    pub fn next(&self) -> Option<Place> {
+        let place = |(&tenant, waiting): (&TenantIndex, &BTreeMap<Rank, Sequence>)| {
+            waiting.keys().next().map(|&rank| (self.tenants.served(tenant), rank, tenant))
+        };
+        self.waiting.iter().filter_map(place).min().map(|(_, rank, tenant)| Place { tenant, rank })
     }
 
     /// The sequence whose turn it is.
     pub fn first(&self) -> Option<&Sequence> {
-        let tenant = self.next_tenant()?;
-        self.waiting.get(&tenant)?.values().next()
+        let place = self.next()?;
+        self.waiting.get(&place.tenant)?.get(&place.rank)
     }
 
-    /// [`FairQueue::first`], to be looked up in the prefix cache.
-    pub fn first_mut(&mut self) -> Option<&mut Sequence> {
-        let tenant = self.next_tenant()?;
-        self.waiting.get_mut(&tenant)?.values_mut().next()
-    }
-
-    /// Takes [`FairQueue::first`] out. Its tenant still has it.
-    pub fn pop(&mut self) -> Option<Sequence> {
-        let tenant = self.next_tenant()?;
-        let rank = *self.waiting.get(&tenant)?.keys().next()?;
-        self.take(tenant, rank)
+    /// The sequence at a place, to be looked up in the prefix cache.
+    pub fn at_mut(&mut self, place: Place) -> Option<&mut Sequence> {
+        self.waiting.get_mut(&place.tenant)?.get_mut(&place.rank)
     }
 
     /// Takes the sequence out that is `id` or is to begin it.
     pub fn remove(&mut self, id: SeqId) -> Option<Sequence> {
         self.get(id)?;
-        let (tenant, rank) = *self.places.range(..=id).next_back()?.1;
-        self.take(tenant, rank)
+        let place = *self.places.range(..=id).next_back()?.1;
+        self.take(place)
     }
 
     /// The sequence that is `id` or is to begin it.
     pub fn get(&self, id: SeqId) -> Option<&Sequence> {
-        let (tenant, rank) = self.places.range(..=id).next_back()?.1;
-        self.waiting.get(tenant)?.get(rank).filter(|sequence| sequence.covers(id))
+        let place = self.places.range(..=id).next_back()?.1;
+        self.waiting.get(&place.tenant)?.get(&place.rank).filter(|sequence| sequence.covers(id))
     }
 
     /// Whether a sequence, or one that it is to begin, has an id of `first ..= last`.
@@ -123,14 +130,8 @@ impl FairQueue {
         self.num_tokens = 0;
     }
 
-    fn next_tenant(&self) -> Option<TenantIndex> {
-        let place = |(&tenant, waiting): (&TenantIndex, &BTreeMap<Rank, Sequence>)| {
-            waiting.keys().next().map(|&rank| (self.tenants.served(tenant), rank, tenant))
-        };
-        self.waiting.iter().filter_map(place).min().map(|(.., tenant)| tenant)
-    }
-
-    fn take(&mut self, tenant: TenantIndex, rank: Rank) -> Option<Sequence> {
+    /// Takes the sequence at a place out. Its tenant still has it.
+    pub fn take(&mut self, Place { tenant, rank }: Place) -> Option<Sequence> {
         let waiting = self.waiting.get_mut(&tenant)?;
         let sequence = waiting.remove(&rank)?;
         if waiting.is_empty() {

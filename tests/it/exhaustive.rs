@@ -13,20 +13,21 @@ struct Kind {
     max_tokens: u32,
     n: u32,
     cached: bool,
+    tenant: &'static str,
 }
 
-const fn kind(prompt: u32, max_tokens: u32, n: u32, cached: bool) -> Kind {
-    Kind { prompt, max_tokens, n, cached }
+const fn kind(prompt: u32, max_tokens: u32, n: u32, cached: bool, tenant: &'static str) -> Kind {
+    Kind { prompt, max_tokens, n, cached, tenant }
 }
 
 const KINDS: [Kind; 7] = [
-    kind(1, 2, 1, true),
-    kind(1, 6, 1, true),
-    kind(5, 2, 1, true),
-    kind(3, 4, 1, false),
-    kind(3, 2, 3, true),
-    kind(4, 2, 2, true),
-    kind(2, 3, 2, false),
+    kind(1, 2, 1, true, "a"),
+    kind(1, 6, 1, true, "a"),
+    kind(5, 2, 1, true, "b"),
+    kind(3, 4, 1, false, "a"),
+    kind(3, 2, 3, true, "a"),
+    kind(4, 2, 2, true, "b"),
+    kind(2, 3, 2, false, "a"),
 ];
 
 /// The scheduler and how many of the requests were submitted.
@@ -77,6 +78,12 @@ fn key(state: &State) -> Vec<u32> {
     }
     key.push(u32::MAX);
     key.extend(cache.unused().map(name));
+    // Whose turn it is depends on how much more one tenant was served than another.
+    let tenants = state.scheduler.queue().tenants();
+    let served: Vec<u64> = tenants.num_sequences().map(|(tenant, _)| tenants.served(tenant)).collect();
+    let lowest = served.iter().min().copied().unwrap_or(0);
+    key.push(u32::MAX);
+    key.extend(served.iter().map(|served| ((served - lowest) >> 20) as u32));
     key
 }
 
@@ -90,13 +97,20 @@ enum Ends {
 }
 
 /// One step. Returns the numbers of samples and of rows.
-fn step(scheduler: &mut Scheduler, requests: &[Kind], ends: Ends, coverage: &mut Coverage) -> (u32, u32) {
+fn step(
+    scheduler: &mut Scheduler,
+    requests: &[Kind],
+    (ends, max_prefill_tokens): (Ends, u32),
+    coverage: &mut Coverage,
+) -> (u32, u32) {
     let mut plan = StepPlan::default();
     let had_work = scheduler.has_work();
     let oldest =
         scheduler.running().first().or(scheduler.preempted().next()).or(scheduler.queue().first()).map(Sequence::id);
     let num_evicted = scheduler.pool().num_evicted();
-    scheduler.plan(&mut plan, u32::MAX);
+    let decodes: Vec<SeqId> =
+        scheduler.running().iter().filter(|s| s.num_pending_tokens() == 1).map(Sequence::id).collect();
+    scheduler.plan(&mut plan, max_prefill_tokens);
     coverage.evictions += (scheduler.pool().num_evicted() - num_evicted) as usize;
     coverage.hits += usize::from(plan.num_hit_tokens > 0);
     coverage.copies += plan.copies.len();
@@ -104,6 +118,8 @@ fn step(scheduler: &mut Scheduler, requests: &[Kind], ends: Ends, coverage: &mut
     assert_eq!(plan.sequences.first().map(|s| s.id), oldest, "SCH-5: the oldest computes");
     assert!(plan.num_tokens <= scheduler.config().max_num_batched_tokens, "SCH-3: {plan:?}");
     assert!(plan.sequences.len() <= scheduler.config().max_num_seqs as usize, "SCH-3: {plan:?}");
+    let prefill: u32 = plan.sequences.iter().filter(|s| !decodes.contains(&s.id)).map(|s| s.num_tokens).sum();
+    assert!(decodes.is_empty() || prefill <= max_prefill_tokens, "SCH-19: {plan:?}");
     let mut slots = HashSet::new();
     for s in &plan.sequences {
         let table = scheduler.running()[s.index as usize].block_table();
@@ -136,7 +152,7 @@ fn step(scheduler: &mut Scheduler, requests: &[Kind], ends: Ends, coverage: &mut
 fn check_progress(state: &State, requests: &[Kind]) {
     let mut scheduler = state.scheduler.clone();
     for _ in 0..requests.iter().map(|kind| (kind.prompt + kind.max_tokens) * kind.n).sum() {
-        step(&mut scheduler, requests, Ends::Early(0), &mut Coverage::default());
+        step(&mut scheduler, requests, (Ends::Early(0), u32::MAX), &mut Coverage::default());
     }
     assert!(!scheduler.has_work(), "SCH-5: no end of {requests:?} from {:?}", state.scheduler);
     assert_eq!(scheduler.pool().num_used(), 0, "SCH-1: blocks are lost");
@@ -150,7 +166,8 @@ fn successors(state: &State, requests: &[Kind], coverage: &mut Coverage) -> Vec<
         let tokens: Vec<TokenId> = (0..kind.prompt).collect();
         let fits = (kind.prompt + kind.max_tokens).div_ceil(2) <= state.scheduler.config().num_blocks;
         let sharing = Sharing { n: kind.n, domain: kind.cached.then_some(CacheDomain([7; 32])) };
-        let result = after.scheduler.submit(SeqId(first), &tokens, kind.max_tokens, sharing, &Turn::default());
+        let turn = Turn { tenant: kind.tenant.into(), ..Turn::default() };
+        let result = after.scheduler.submit(SeqId(first), &tokens, kind.max_tokens, sharing, &turn);
         assert_eq!(result.is_ok(), fits, "SCH-8");
         after.num_submitted += 1;
         next.push(after);
@@ -165,16 +182,21 @@ fn successors(state: &State, requests: &[Kind], coverage: &mut Coverage) -> Vec<
     let mut early = 0;
     let num_rows = loop {
         let mut after = state.clone();
-        let (num_samples, num_rows) = step(&mut after.scheduler, requests, Ends::Early(early), coverage);
+        let (num_samples, num_rows) = step(&mut after.scheduler, requests, (Ends::Early(early), u32::MAX), coverage);
         next.push(after);
         early += 1;
         if early >> num_samples != 0 {
             break num_rows;
         }
     };
+    for max_prefill_tokens in 0..=1 {
+        let mut after = state.clone();
+        step(&mut after.scheduler, requests, (Ends::Early(0), max_prefill_tokens), coverage);
+        next.push(after);
+    }
     for row in 0..num_rows {
         let mut after = state.clone();
-        step(&mut after.scheduler, requests, Ends::Poisoned(row), coverage);
+        step(&mut after.scheduler, requests, (Ends::Poisoned(row), u32::MAX), coverage);
         next.push(after);
     }
     next
@@ -202,9 +224,9 @@ fn explore(config: SchedulerConfig, requests: &[Kind], coverage: &mut Coverage) 
 }
 
 #[test]
-fn sch_1_to_17_hold_in_every_state_of_tiny_pools() {
+fn sch_1_to_19_hold_in_every_state_of_tiny_pools() {
     covers!("SCH-1", "SCH-2", "SCH-3", "SCH-4", "SCH-5", "SCH-6", "SCH-7", "SCH-8");
-    covers!("SCH-11", "SCH-12", "SCH-14", "SCH-15", "SCH-17");
+    covers!("SCH-11", "SCH-12", "SCH-14", "SCH-15", "SCH-17", "SCH-19");
     let mut coverage = Coverage::default();
     let kinds = KINDS.len();
     for i in 0..kinds.pow(3) {
@@ -223,6 +245,7 @@ fn sch_1_to_17_hold_in_every_state_of_tiny_pools() {
         }
     }
     // Fewer would mean that events are lost.
+    println!("{coverage:?}");
     let c = &coverage;
     let often = [c.preempted, c.cached, c.shared, c.hits, c.copies, c.evictions];
     assert!(c.states > 200_000 && often.iter().all(|&count| count > 2_000), "{coverage:?}");

@@ -1,0 +1,93 @@
+//! Who is next, by the definition: an oracle beside the scheduler's queue.
+
+use llorch_cpud::types::{SeqId, Turn};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// A sequence, or a group by its first one, that waits for its first step.
+#[derive(Clone, Debug)]
+struct Waiting {
+    id: SeqId,
+    turn: Turn,
+    /// Its number in the order of submission.
+    number: u64,
+}
+
+/// All that the turn of a sequence depends on. Weights are powers of two, so that the sums are exact.
+#[derive(Default)]
+pub struct Turns {
+    weights: HashMap<Arc<str>, f64>,
+    /// Tokens computed for a tenant, by its weight.
+    served: BTreeMap<Arc<str>, f64>,
+    waiting: Vec<Waiting>,
+    /// Sequences that have not ended: whose they are, and how many of their tokens were ever in the cache.
+    alive: BTreeMap<SeqId, (Arc<str>, u32)>,
+    next_number: u64,
+}
+
+impl Turns {
+    pub fn new(weights: &[(Arc<str>, f64)]) -> Self {
+        Self { weights: weights.iter().cloned().collect(), ..Self::default() }
+    }
+
+    pub fn submit(&mut self, id: SeqId, turn: &Turn) {
+        let lowest = self.alive.values().map(|(tenant, _)| self.served[tenant]).reduce(f64::min);
+        let is_there = self.alive.values().any(|(tenant, _)| *tenant == turn.tenant);
+        let served = self.served.entry(Arc::clone(&turn.tenant)).or_default();
+        if !is_there {
+            *served = served.max(lowest.unwrap_or(0.0));
+        }
+        self.alive.insert(id, (Arc::clone(&turn.tenant), 0));
+        self.waiting.push(Waiting { id, turn: turn.clone(), number: self.next_number });
+        self.next_number += 1;
+    }
+
+    /// Who is to be served for the first time next.
+    pub fn next(&self) -> Option<SeqId> {
+        let due = |turn: &Turn| turn.arrived_ms as i64 - 6_000 * i64::from(turn.priority);
+        // The first of each tenant, then the tenant that got least; equal ones go by their first.
+        let mut best: Option<(f64, (i64, u64), SeqId)> = None;
+        for one in &self.waiting {
+            let (served, rank) = (self.served[&one.turn.tenant], (due(&one.turn), one.number));
+            let is_first_of_its_tenant = (self.waiting.iter())
+                .filter(|other| other.turn.tenant == one.turn.tenant)
+                .all(|other| rank <= (due(&other.turn), other.number));
+            if is_first_of_its_tenant && best.is_none_or(|(least, first, _)| (served, rank) < (least, first)) {
+                best = Some((served, rank, one.id));
+            }
+        }
+        best.map(|(.., id)| id)
+    }
+
+    pub fn is_waiting(&self, id: SeqId) -> bool {
+        self.waiting.iter().any(|one| one.id == id)
+    }
+
+    /// It is served, with `cached` tokens from the cache.
+    pub fn start(&mut self, id: SeqId) {
+        self.waiting.retain(|one| one.id != id);
+    }
+
+    /// Tokens `start .. end` of a sequence are computed: those that never were are its tenant's.
+    pub fn compute(&mut self, id: SeqId, start: u32, end: u32) {
+        let (tenant, computed) = self.alive.get_mut(&id).expect("a sequence that lives");
+        let new = end.saturating_sub(start.max(*computed));
+        *computed = end.max(*computed);
+        let weight = self.weights.get(tenant).copied().unwrap_or(1.0);
+        *self.served.get_mut(tenant).expect("seen at submit") += f64::from(new) / weight;
+    }
+
+    /// A sequence begins with the prompt of another.
+    pub fn fork(&mut self, of: SeqId, id: SeqId, prompt_len: u32) {
+        let (tenant, _) = self.alive[&of].clone();
+        self.alive.insert(id, (tenant, prompt_len));
+    }
+
+    pub fn end(&mut self, id: SeqId) {
+        self.alive.remove(&id);
+        self.waiting.retain(|one| one.id != id);
+        if self.alive.is_empty() {
+            self.served.clear();
+        }
+    }
+}
