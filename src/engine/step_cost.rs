@@ -74,17 +74,16 @@ impl StepCost {
     }
 
     /// Seconds that `tokens` of prefill, of which a step takes `chunk`, take at the least by all that was measured: at
-    /// the best rate of any step, and no less than the shortest step. 0 while too little was measured: the more tokens a
-    /// step has, the higher the rate, so that steps of less than half the size do not count.
+    /// the best rate of any step, and no less than the shortest step. 0 while too little was measured: the more tokens
+    /// a step has, the higher the rate, so that steps of less than half the size do not count.
     pub fn least(&self, tokens: u32, chunk: u32) -> f64 {
         if self.num_steps < MIN_STEPS {
             return 0.0;
         }
         let comparable = size(tokens.min(chunk).max(1)).saturating_sub(1);
-        let num_comparable =
-            self.best.iter().skip(comparable).fold(0, |sum: u32, (steps, _)| sum.saturating_add(*steps));
+        let num_comparable: u64 = self.best.iter().skip(comparable).map(|(steps, _)| u64::from(*steps)).sum();
         let rate = self.best.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
-        let at_best = if num_comparable >= MIN_STEPS { f64::from(tokens) / rate } else { 0.0 };
+        let at_best = if num_comparable >= u64::from(MIN_STEPS) { f64::from(tokens) / rate } else { 0.0 };
         at_best.max(self.fastest)
     }
 }

@@ -168,7 +168,7 @@ impl WaitEstimator {
         let chunk = (if self.chunk > 0.0 { self.chunk } else { self.budget }).max(1.0);
         let busy = self.taken + ahead.sequences + self.preempted.sequences;
         let step = self.cost.step(busy.min(self.taken + free));
-        // On average half of the step that is under way is still to come, and a place is free at its end at the soonest.
+        // On average half of the step that is under way is still to come.
         let under_way = if place_steps > 0.0 || busy == 0.0 || self.pending > 0.0 { 0.0 } else { 0.5 };
         let steps = place_steps.max(before / chunk) + under_way;
         let first_step = steps * step + before * self.cost.prefill_token();
