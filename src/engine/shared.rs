@@ -1,6 +1,7 @@
 //! What the handles and the actor of an engine share, and the load as both see it.
 
 use super::admission::Admission;
+use super::backlog::Taken;
 use super::load::{EngineCounts, LoadSnapshot, LoadWindow};
 use super::wait_estimate::{Ahead, Candidate};
 use crate::metrics::Metrics;
@@ -48,7 +49,7 @@ impl Shared {
         let taken = self.admission.taken();
         let (counts, (prefill, decode), (p50, p99), estimated_wait_ms) = {
             let window = self.load();
-            (window.counts, window.rates(), window.step_ms(), self.estimated_wait_ms(&window))
+            (window.counts, window.rates(), window.step_ms(), estimated_wait_ms(&window, &taken))
         };
         LoadSnapshot {
             running: counts.running,
@@ -69,19 +70,6 @@ impl Shared {
             tenants_waiting: u32::try_from(self.admission.num_tenants_waiting()).unwrap_or(u32::MAX),
             kv_blocks_claimed: taken.kv_blocks,
         }
-    }
-
-    /// Until the first step of a request that came now behind all others, of the mean size of those that wait.
-    fn estimated_wait_ms(&self, window: &LoadWindow) -> f64 {
-        let taken = self.admission.taken();
-        let ahead = Ahead {
-            sequences: taken.queued as f64,
-            prompt_tokens: taken.queued_tokens as f64,
-            output_tokens: taken.queued_output as f64,
-        };
-        let mean = |sum: u64| u32::try_from(sum / taken.queued.max(1)).unwrap_or(u32::MAX).max(1);
-        let (prompt_tokens, max_tokens) = (mean(taken.queued_tokens), mean(taken.queued_output));
-        window.estimator.wait(&ahead, &Candidate { n: 1, prompt_tokens, max_tokens }).first_step * 1e3
     }
 
     /// Brings the gauges up to now that cost next to nothing.
@@ -110,6 +98,18 @@ impl Shared {
         gauges.saturation.set(load.saturation);
         gauges.draining.set(if load.draining { 1.0 } else { 0.0 });
     }
+}
+
+/// Until the first step of a request that came now behind all others, of the mean size of those that wait.
+fn estimated_wait_ms(window: &LoadWindow, taken: &Taken) -> f64 {
+    let ahead = Ahead {
+        sequences: taken.queued as f64,
+        prompt_tokens: taken.queued_tokens as f64,
+        output_tokens: taken.queued_output as f64,
+    };
+    let mean = |sum: u64| u32::try_from(sum / taken.queued.max(1)).unwrap_or(u32::MAX).max(1);
+    let (prompt_tokens, max_tokens) = (mean(taken.queued_tokens), mean(taken.queued_output));
+    window.estimator.wait(&ahead, &Candidate { n: 1, prompt_tokens, max_tokens }).first_step * 1e3
 }
 
 fn waiting(queued: u64, counts: &EngineCounts) -> u32 {

@@ -297,7 +297,6 @@ fn the_estimate_is_near_what_requests_wait() {
         if show {
             eprintln!("all: {counts:?} error p90 {p90:.3}, room p90 {room_p90:.3}, {} falsely", all.refused_falsely);
         }
-        assert!(counts.0 > 2500 && counts.1 > 400 && counts.2 > 800, "too little happened: {counts:?}");
         assert!(p90 < 0.5 && room_p90 < 0.5, "errors of 9 in 10 up to {p90} and {room_p90}");
         assert!(
             all.refused_falsely * 50 < all.refused,
