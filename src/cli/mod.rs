@@ -20,6 +20,7 @@ pub mod progress;
 pub mod quantize;
 pub mod serve;
 pub mod synth;
+mod tenant_weight;
 pub mod tokenize;
 pub mod top;
 pub mod trace;
@@ -190,6 +191,7 @@ mod tests {
                 "stop_bytes" => MAX_STOPS_BYTES,
                 "stop_token_ids" => MAX_STOP_TOKEN_IDS,
                 "logit_bias" => MAX_LOGIT_BIAS,
+                "tenant" => MAX_TENANT,
                 other => panic!("no limit {other}"),
             };
             number as u64

@@ -4,6 +4,7 @@ use super::byte_size::ByteSize;
 use super::duration;
 use super::error::CliError;
 use super::model_args::{self, EngineLimits, LoadedEngine, ModelArgs};
+use super::tenant_weight::{self, TenantWeight};
 use crate::engine::actor;
 use crate::engine::handle::QueueLimits;
 use crate::kernels::Isa;
@@ -61,20 +62,18 @@ pub struct ServeArgs {
     /// How long running requests may take to finish after SIGTERM or Ctrl-C, such as 30s or 500ms.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
     drain_timeout: Duration,
-    /// Inter-token latency to aim at. Not built yet.
-    #[arg(long, value_name = "MS", hide = true)]
-    target_itl: Option<String>,
-    /// A tenant's share. Not built yet.
-    #[arg(long, value_name = "NAME=W", hide = true)]
-    tenant_weight: Vec<String>,
+    /// Milliseconds from token to token to aim at while long prompts come in: they are computed in pieces that leave
+    /// so much time [default: twice a step without prompts, at least 50].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    target_itl: Option<u64>,
+    /// The share of a tenant among those that wait, 0.01 to 100; all others have 1. May be given again, or with a comma.
+    #[arg(long, value_name = "NAME=W", value_delimiter = ',')]
+    tenant_weight: Vec<TenantWeight>,
 }
 
 /// Runs the command.
 pub fn run(args: ServeArgs) -> Result<(), CliError> {
-    let unbuilt = [("--target-itl", args.target_itl.is_some()), ("--tenant-weight", !args.tenant_weight.is_empty())];
-    if let Some((flag, _)) = unbuilt.into_iter().find(|(_, given)| *given) {
-        return Err(CliError::Config(format!("{flag}: not built yet")));
-    }
+    let weights = tenant_weight::distinct(args.tenant_weight.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
         .max_blocking_threads(16)
@@ -82,13 +81,13 @@ pub fn run(args: ServeArgs) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::Internal(format!("no runtime: {e}")))?;
-    let result = runtime.block_on(serve(args));
+    let result = runtime.block_on(serve(args, weights));
     // A model that is still being loaded must not hold up the end.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(args: ServeArgs) -> Result<(), CliError> {
+async fn serve(args: ServeArgs, weights: Vec<(Arc<str>, f64)>) -> Result<(), CliError> {
     let isa: Isa = args.model.isa.parse().map_err(|e: crate::kernels::IsaError| CliError::Config(e.to_string()))?;
     let info = ServerInfo { isa: isa.name().into(), threads: args.model.num_threads() };
     let limits = server_limits(&args)?;
@@ -100,7 +99,7 @@ async fn serve(args: ServeArgs) -> Result<(), CliError> {
     tokio::spawn(forward_signals(shutdown.clone())?);
     tokio::spawn(server::serve_metrics(metrics_listener, Arc::clone(&state)));
     let mut server = tokio::spawn(server::run(listener, Arc::clone(&state), receiver));
-    let loading = tokio::spawn(load(args, Arc::clone(&state)));
+    let loading = tokio::spawn(load(args, weights, Arc::clone(&state)));
     tokio::select! {
         // Only a signal ends the server while the model is loaded or runs.
         ended = &mut server => server_result(ended),
@@ -147,20 +146,23 @@ async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, CliError> 
 }
 
 /// Loads the model, serves it, and returns when that has failed for good.
-async fn load(args: ServeArgs, state: Arc<ServerState>) -> Result<(), CliError> {
+async fn load(args: ServeArgs, weights: Vec<(Arc<str>, f64)>, state: Arc<ServerState>) -> Result<(), CliError> {
     let engine_limits = EngineLimits {
         max_num_seqs: args.max_num_seqs,
         max_num_batched_tokens: args.max_num_batched_tokens,
         default_max_model_len: None,
     };
     let queue = QueueLimits { max_queued: args.max_queued, max_queued_tokens: args.max_queued_tokens };
+    let target_itl = args.target_itl.map(Duration::from_millis);
     let internal = |e: &dyn std::fmt::Display| CliError::Internal(e.to_string());
     let loaded = tokio::task::spawn_blocking(move || model_args::load(&args.model, engine_limits));
-    let LoadedEngine { engine, tokenizer, info: model, .. } = loaded.await.map_err(|e| internal(&e))??;
-    let (handle, thread) = actor::spawn(engine, queue, Arc::clone(&state.metrics)).map_err(|e| internal(&e))?;
+    let LoadedEngine { mut engine, tokenizer, info: model, .. } = loaded.await.map_err(|e| internal(&e))??;
+    engine.set_tenant_weights(&weights);
+    let metrics = Arc::clone(&state.metrics);
+    let (handle, thread) = actor::spawn(engine, queue, target_itl, metrics).map_err(|e| internal(&e))?;
     let facts = handle.facts();
     tracing::info!(name = model.name, architecture = model.architecture, file_type = model.file_type, "model");
-    tracing::info!(engine = ?facts, queue = ?queue, server = ?state.limits, "limits");
+    tracing::info!(engine = ?facts, queue = ?queue, tenant_weights = ?weights, server = ?state.limits, "limits");
     state.set_model(handle, tokenizer, model);
     tracing::info!("serving");
     let ended = tokio::task::spawn_blocking(move || thread.join()).await.map_err(|e| internal(&e))?;

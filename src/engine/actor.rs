@@ -4,6 +4,7 @@ use super::admission::{Admission, QueueLimits};
 use super::delivery::Delivery;
 use super::handle::{EngineFacts, EngineHandle, Shared, Submission};
 use super::load::{EngineCounts, LoadWindow, StepSample};
+use super::pacing::Pacing;
 use super::request::{NewRequest, NewSequence};
 use super::{Engine, StepReport};
 use crate::metrics::Metrics;
@@ -33,16 +34,19 @@ struct Actor<M> {
     shared: Arc<Shared>,
     next_id: u64,
     batch_sequences: u32,
+    pacing: Pacing,
     /// When the actor began: the zero of the scheduler's clock.
     begin: Instant,
     faults: VecDeque<Instant>,
 }
 
-/// Starts the thread `llorch-engine`. It ends when the last handle is gone and the last request is done, or with
+/// Starts the thread `llorch-engine`. `target_itl` is the time from token to token that prompts are to leave to those
+/// who decode, as in [`Pacing::new`]. The thread ends when the last handle is gone and the last request is done, or with
 /// [`EngineGone`].
 pub fn spawn<M: Model + 'static>(
     engine: Engine<M>,
     limits: QueueLimits,
+    target_itl: Option<Duration>,
     metrics: Arc<Metrics>,
 ) -> io::Result<(EngineHandle, JoinHandle<Result<(), EngineGone>>)> {
     let config = engine.scheduler().config();
@@ -53,6 +57,7 @@ pub fn spawn<M: Model + 'static>(
         max_num_batched_tokens: config.max_num_batched_tokens,
         block_size: config.block_size,
         num_blocks: config.num_blocks,
+        target_itl,
     };
     metrics.engine.kv_block_size.set(f64::from(facts.block_size));
     let load = Mutex::new(LoadWindow::default());
@@ -67,6 +72,7 @@ pub fn spawn<M: Model + 'static>(
         shared: Arc::clone(&shared),
         next_id: 0,
         batch_sequences: 0,
+        pacing: Pacing::new(target_itl, facts.max_num_batched_tokens),
         begin: Instant::now(),
         faults: VecDeque::new(),
     };
@@ -135,6 +141,7 @@ impl<M: Model> Actor<M> {
         // Before the events: whoever hears of an end finds the blocks free.
         self.publish();
         let report = self.engine.report();
+        self.pacing.record(report.num_decode_rows, report.num_tokens - report.num_decode_rows, end - begin);
         record_step(&self.shared, report, end - begin);
         let mut failed = Vec::new();
         for output in &report.outputs {
@@ -154,7 +161,8 @@ impl<M: Model> Actor<M> {
 
     /// A step. What it takes up has left the queue before it runs: a step can be long.
     fn plan_and_run(&mut self, begin: Instant) {
-        for first in &self.engine.plan_step(u32::MAX).first_scheduled {
+        let max_prefill_tokens = self.pacing.max_prefill_tokens(self.engine.scheduler().num_decoding());
+        for first in &self.engine.plan_step(max_prefill_tokens).first_scheduled {
             self.delivery.started(first.id, first.cached_tokens, begin);
         }
         self.publish();

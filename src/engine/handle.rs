@@ -10,7 +10,7 @@ use super::ticket::Ticket;
 use crate::metrics::Metrics;
 use crossbeam_channel::{Sender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 /// Events that may lie between the actor and the stream's task. Far more than a task that runs at all leaves unread.
@@ -28,6 +28,9 @@ pub struct EngineFacts {
     pub max_num_batched_tokens: u32,
     pub block_size: u32,
     pub num_blocks: u32,
+    /// The time from token to token aimed at while prompts come in; `None`: twice a step that only decodes, and at
+    /// least [`super::pacing::LEAST_TARGET`].
+    pub target_itl: Option<Duration>,
 }
 
 impl EngineFacts {

@@ -179,8 +179,6 @@ async fn unbuilt_fields_are_named() {
         (sampled(|s| s.dry_penalty_last_n = Some(-1)), "sampling.dry_penalty_last_n"),
         (sampled(|s| s.dry_sequence_breakers = vec!["\n".into()]), "sampling.dry_sequence_breakers"),
         (with_response(ResponseOptions { prompt_logprobs: Some(0), ..Default::default() }), "response.prompt_logprobs"),
-        (GenerateRequest { priority: Some(-1), ..request(&PROMPT, 4) }, "priority"),
-        (GenerateRequest { tenant: "someone".into(), ..request(&PROMPT, 4) }, "tenant"),
     ];
     for (wanted, field) in refused {
         let status = server.refusal(wanted).await;

@@ -13,6 +13,7 @@ fn handle() -> (EngineHandle, crossbeam_channel::Receiver<Submission>) {
         max_num_batched_tokens: 100,
         block_size: 1,
         num_blocks: 10_000,
+        target_itl: None,
     };
     let mut window = LoadWindow::default();
     window.push(StepSample { duration: Duration::from_secs(1), prompt_tokens: 100, generated_tokens: 0 });
