@@ -1,13 +1,13 @@
 //! How many prompt tokens a step may take beside the sequences that decode, so that their tokens keep coming in time.
 //!
-//! A step of `r` decoding sequences and `p` other tokens is taken to last `d(r) + c * p`. Aimed at is
-//! `T`: what `--target-itl` says, or twice `d(r)` and at least [`LEAST_TARGET`]. So the next step may take
-//! `(T - d(r)) / c` other tokens. Both parts are learned from the steps that were made:
+//! A step of `r` decoding sequences and `p` other tokens is taken to last `d(r) + c * p`. Aimed at is `T`: what
+//! `--target-itl` says, or twice `d(r)` and at least [`LEAST_TARGET`]. So the next step may take `(T - d(r)) / c` other
+//! tokens. Both parts are learned from the steps that were made:
 //!
-//! - `d(r)` is the median of the last three decode-only steps, kept for each power of two of `r`: one step that the
-//!   system held up does not move it, and a change has arrived after two. Where there is none of this size, the nearest
-//!   counts. While prompts never stop there would be no decode-only step at all. So one is asked for (by the answer 0)
-//!   where [`FRESH_STEPS`] steps have passed since the last of this size, and sooner where the last two do not agree.
+//! - `d(r)` is the second shortest of the last four decode-only steps, kept for each power of two of `r`: two steps that
+//!   the system held up do not move it. Where there is none of this size, the nearest counts. While prompts never stop
+//!   there would be no decode-only step at all. So one is asked for, by the answer 0, where [`FRESH_STEPS`] steps have
+//!   passed since the last of this size, and sooner where the last does not agree with those before.
 //! - `c` is drawn towards each step's `(t - d) / p`: by a quarter of the difference of the logarithms, of which more
 //!   than a factor of four is cut off. That follows prompts as they grow longer, and twice the cost within ten steps,
 //!   while one bad step moves it by less than a half. It settles also where a step does not grow in proportion to its
@@ -44,7 +44,7 @@ const NUM_SIZES: usize = 33;
 #[derive(Clone, Copy, Debug, Default)]
 struct DecodeSteps {
     /// Seconds, the last one first.
-    last: [f64; 3],
+    last: [f64; 4],
     count: usize,
     /// The number of the last of them.
     at: u64,
@@ -53,21 +53,18 @@ struct DecodeSteps {
 }
 
 impl DecodeSteps {
-    /// Seconds; `None` before the first.
-    fn median(&self) -> Option<f64> {
-        let [a, b, c] = self.last;
-        match self.count {
-            0 => None,
-            1 => Some(a),
-            // Delays make steps longer, nothing makes them shorter.
-            2 => Some(a.min(b)),
-            _ => Some(a.min(b).max(a.max(b).min(c))),
-        }
+    /// Seconds; `None` before the first. Delays make steps longer and nothing makes them shorter: of two the shorter.
+    fn typical(&self) -> Option<f64> {
+        let mut known = self.last;
+        let known = &mut known[..self.count];
+        known.sort_by(f64::total_cmp);
+        known.get(self.count.saturating_sub(1) / 2).copied()
     }
 
     fn push(&mut self, seconds: f64, at: u64) {
-        self.doubtful = self.median().is_none_or(|median| (seconds / median - 1.0).abs() > DOUBT);
-        self.last = [seconds, self.last[0], self.last[1]];
+        self.doubtful = self.typical().is_none_or(|typical| (seconds / typical - 1.0).abs() > DOUBT);
+        self.last.rotate_right(1);
+        self.last[0] = seconds;
         self.count = (self.count + 1).min(self.last.len());
         self.at = at;
     }
@@ -154,7 +151,7 @@ impl Pacing {
 
     /// Of a decode-only step, as far as is known: of this size, or of the nearest that was measured.
     fn decode_seconds(&self, decode_rows: u32) -> Option<f64> {
-        let measured = self.sizes.iter().enumerate().filter_map(|(at, steps)| Some((at, steps.median()?)));
+        let measured = self.sizes.iter().enumerate().filter_map(|(at, steps)| Some((at, steps.typical()?)));
         measured.min_by_key(|(at, _)| at.abs_diff(size(decode_rows))).map(|(_, seconds)| seconds)
     }
 }

@@ -24,6 +24,7 @@ mod load_http;
 mod load_tester;
 mod metrics;
 mod overload;
+mod pacing;
 mod prefixes;
 mod quantize;
 mod sampling;
