@@ -66,7 +66,7 @@ pub struct ServeArgs {
     /// so much time [default: twice a step without prompts, at least 50].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     target_itl: Option<u64>,
-    /// The share of a tenant among those that wait, 0.01 to 100; all others have 1. May be given again, or with a comma.
+    /// The share of a tenant among those that wait, 0.01 to 100; all others have 1. May be given again, or with commas.
     #[arg(long, value_name = "NAME=W", value_delimiter = ',')]
     tenant_weight: Vec<TenantWeight>,
 }

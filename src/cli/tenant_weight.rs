@@ -34,7 +34,10 @@ impl FromStr for TenantWeight {
 pub fn distinct(weights: Vec<TenantWeight>) -> Result<Vec<(Arc<str>, f64)>, CliError> {
     let mut names = HashSet::new();
     if let Some(twice) = weights.iter().find(|one| !names.insert(Arc::clone(&one.name))) {
-        return Err(CliError::Usage(format!("--tenant-weight {}={}: is the second of its name", twice.name, twice.weight)));
+        return Err(CliError::Usage(format!(
+            "--tenant-weight {}={}: is the second of its name",
+            twice.name, twice.weight
+        )));
     }
     Ok(weights.into_iter().map(|one| (one.name, one.weight)).collect())
 }

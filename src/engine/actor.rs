@@ -41,8 +41,8 @@ struct Actor<M> {
 }
 
 /// Starts the thread `llorch-engine`. `target_itl` is the time from token to token that prompts are to leave to those
-/// who decode, as in [`Pacing::new`]. The thread ends when the last handle is gone and the last request is done, or with
-/// [`EngineGone`].
+/// who decode, as in [`Pacing::new`]. The thread ends when the last handle is gone and the last request is done, or
+/// with [`EngineGone`].
 pub fn spawn<M: Model + 'static>(
     engine: Engine<M>,
     limits: QueueLimits,

@@ -81,11 +81,6 @@ impl<M: Model> Engine<M> {
         })
     }
 
-    /// Gives tenants, by name, other shares of the engine than the 1 that each has. Weights are finite and above 0.
-    pub fn set_tenant_weights(&mut self, weights: &[(Arc<str>, f64)]) {
-        self.scheduler.set_tenant_weights(weights);
-    }
-
     /// Makes the calling thread, which is to do nothing but step, worker 0 of the pool, on that worker's CPU if it has
     /// one.
     pub fn bind_thread(&self) {

@@ -4,8 +4,8 @@
 //! `--target-itl` says, or twice `d(r)` and at least [`LEAST_TARGET`]. So the next step may take `(T - d(r)) / c` other
 //! tokens. Both parts are learned from the steps that were made:
 //!
-//! - `d(r)` is the second shortest of the last four decode-only steps, kept for each power of two of `r`: two steps that
-//!   the system held up do not move it. Where there is none of this size, the nearest counts. While prompts never stop
+//! - `d(r)` is the second shortest of the last four decode-only steps, kept for each power of two of `r`: two that the
+//!   system held up do not move it. Where there is none of this size, the nearest counts. While prompts never stop
 //!   there would be no decode-only step at all. So one is asked for, by the answer 0, where [`FRESH_STEPS`] steps have
 //!   passed since the last of this size, and sooner where the last does not agree with those before.
 //! - `c` is drawn towards each step's `(t - d) / p`: by a quarter of the difference of the logarithms, of which more
@@ -17,7 +17,7 @@
 
 use std::time::Duration;
 
-/// Without a target of its own, no step of less than this is thought too long: twenty tokens a second are read no faster.
+/// Without a target of its own, no step of less than this is thought too long: it makes twenty tokens a second.
 pub const LEAST_TARGET: Duration = Duration::from_millis(50);
 /// Prompt tokens that a step may take at least, but for the decode-only steps that are asked for: prompts go on also
 /// where decoding alone takes longer than the target. Steps with fewer say nothing about the cost of one.
@@ -92,14 +92,7 @@ impl Pacing {
     /// `target`: the time from token to token to aim at; `None`: twice a decode-only step, and at least
     /// [`LEAST_TARGET`]. `max_chunk`: tokens that any step may take.
     pub fn new(target: Option<Duration>, max_chunk: u32) -> Self {
-        Self {
-            target,
-            max_chunk,
-            sizes: [DecodeSteps::default(); NUM_SIZES],
-            token_cost: None,
-            now: 0,
-            asked_at: None,
-        }
+        Self { target, max_chunk, sizes: [DecodeSteps::default(); NUM_SIZES], token_cost: None, now: 0, asked_at: None }
     }
 
     /// A step of `decode_rows` sequences that decode and `prefill_tokens` other tokens took `duration`.

@@ -30,8 +30,8 @@ pub enum Target {
 
 impl Target {
     /// Opens `url`: `http://` is gRPC, over `connections` (at least 1) connections, `http+openai://` and
-    /// `http+llama://` are HTTP/1.1, with a connection for each request in flight. A `tenant` other than the empty one is
-    /// for gRPC alone.
+    /// `http+llama://` are HTTP/1.1, with a connection for each request in flight. A `tenant` other than the empty one
+    /// is for gRPC alone.
     pub async fn connect(url: &str, connections: usize, prefix_cache: bool, tenant: &str) -> Result<Self, LoadError> {
         let bad = |reason| LoadError::BadTarget { target: url.to_owned(), reason };
         let http = async |address, dialect| {

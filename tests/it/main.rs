@@ -33,6 +33,7 @@ mod serve;
 mod simulation;
 mod specifications;
 mod support;
+mod tenants;
 mod threads;
 mod tidy;
 mod tokenizers;

@@ -3,6 +3,8 @@
 //!
 //! `PACING_SEED=n` runs one seed, `PACING_SEEDS=n` the first n.
 
+mod scheduler;
+
 use crate::support::random::{Random, Replay, seeds};
 use llorch_cpud::engine::pacing::{LEAST_TARGET, MIN_CHUNK, Pacing};
 use std::time::Duration;
@@ -142,8 +144,9 @@ impl Gaps {
     }
 }
 
-fn for_all_seeds(test: impl Fn(u64)) {
-    for seed in seeds("PACING_SEED", "PACING_SEEDS", 50) {
+/// The first `count` seeds, where the environment names no others.
+fn for_seeds(count: u64, test: impl Fn(u64)) {
+    for seed in seeds("PACING_SEED", "PACING_SEEDS", count) {
         let _replay = Replay { variable: "PACING_SEED", seed };
         test(seed);
     }
@@ -170,7 +173,7 @@ fn prefill_alone(costs: Costs, seed: u64) -> f64 {
 #[test]
 fn long_prompts_stretch_the_gaps_to_two_steps() {
     covers!("PAC-1", "PAC-2");
-    for_all_seeds(|seed| {
+    for_seeds(50, |seed| {
         for (name, costs) in ALL {
             let mut simulation = streaming(costs, None, seed);
             let before = simulation.steps(300).take_gaps();
@@ -190,7 +193,7 @@ fn long_prompts_stretch_the_gaps_to_two_steps() {
 #[test]
 fn a_stream_of_prompts_leaves_time_and_gets_time() {
     covers!("PAC-2", "PAC-3", "PAC-4");
-    for_all_seeds(|seed| {
+    for_seeds(50, |seed| {
         for (name, costs) in ALL {
             let mut simulation = streaming(costs, None, seed);
             let before = simulation.steps(300).take_gaps();
@@ -208,7 +211,7 @@ fn a_stream_of_prompts_leaves_time_and_gets_time() {
 #[test]
 fn a_batch_that_grows_under_prompts_is_measured_as_it_grows() {
     covers!("PAC-4");
-    for_all_seeds(|seed| {
+    for_seeds(50, |seed| {
         let costs = Costs { row: 10.0, ..ONE_B };
         let mut simulation = Simulation::new(costs, None, seed);
         simulation.waiting = u32::MAX;
@@ -229,7 +232,7 @@ fn a_batch_that_grows_under_prompts_is_measured_as_it_grows() {
 #[test]
 fn a_target_is_kept() {
     covers!("PAC-2", "PAC-3");
-    for_all_seeds(|seed| {
+    for_seeds(50, |seed| {
         for (name, costs) in ALL.into_iter().filter(|(_, costs)| costs.one_held_up_in == 0) {
             let decode = streaming(costs, None, seed).cost(0);
             for share in [1.3, 1.6, 3.0, 6.0] {
@@ -253,7 +256,7 @@ fn a_target_is_kept() {
 #[test]
 fn small_models_take_large_pieces() {
     covers!("PAC-2");
-    for_all_seeds(|seed| {
+    for_seeds(50, |seed| {
         let costs = Costs { weights: 2.0, row: 0.1, token: 0.15, context: 0.000_02, ..ONE_B };
         let mut simulation = streaming(costs, None, seed);
         let gaps = simulation.crowded(400).take_gaps();
@@ -266,7 +269,7 @@ fn small_models_take_large_pieces() {
 #[test]
 fn a_change_of_pace_is_followed() {
     covers!("PAC-5");
-    for_all_seeds(|seed| {
+    for_seeds(50, |seed| {
         for (name, costs) in ALL {
             for factor in [2.0, 0.5] {
                 let mut simulation = streaming(costs, None, seed);

@@ -3,7 +3,9 @@
 use crate::support::client::{Completion, eventually, metric, request};
 use crate::support::process::{Process, collect, command, model_file};
 use llorch_cpud::server::proto::control_client::ControlClient;
-use llorch_cpud::server::proto::{GenerateRequest, GetLoadRequest, GetModelInfoRequest, GetServerInfoRequest, SamplingParams};
+use llorch_cpud::server::proto::{
+    GenerateRequest, GetLoadRequest, GetModelInfoRequest, GetServerInfoRequest, SamplingParams,
+};
 
 fn mixed(index: u32) -> GenerateRequest {
     let prompt: Vec<u32> = (0..1 + index % 9).map(|i| 50 + (index * 17 + i * 3) % 200).collect();
@@ -88,7 +90,8 @@ fn what_cannot_be_served_ends_with_its_exit_code() {
     assert_eq!(code, Some(66), "{line}");
     let (code, line) = serve(&["--model", model, "--tenant-weight", "a=2", "--tenant-weight", "a=3"]);
     assert_eq!((code, line.contains("--tenant-weight a=3")), (Some(2), true), "{line}");
-    for flags in [["--target-itl", "0"], ["--target-itl", "1.5"], ["--tenant-weight", "a"], ["--tenant-weight", "a=0"]] {
+    for flags in [["--target-itl", "0"], ["--target-itl", "1.5"], ["--tenant-weight", "a"], ["--tenant-weight", "a=0"]]
+    {
         assert_eq!(serve(&[&["--model", model][..], &flags].concat()).0, Some(2), "{flags:?}");
     }
     let (code, line) = serve(&["--model", model, "--max-message-size", "0"]);
