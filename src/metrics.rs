@@ -28,7 +28,7 @@ const LENGTH_BUCKETS: &[f64] = &[
 /// Prometheus' own name for it, whatever the program.
 const PROCESS_START: &str = "process_start_time_seconds";
 
-const GAUGES: [(&str, &str); 14] = [
+const GAUGES: [(&str, &str); 18] = [
     (PROCESS_START, "Start of the process, seconds since 1970"),
     ("llorch_requests_running", "Sequences that run"),
     ("llorch_requests_waiting", "Sequences that wait for their first step"),
@@ -37,7 +37,14 @@ const GAUGES: [(&str, &str); 14] = [
     ("llorch_kv_block_size_tokens", "Tokens in a KV-cache block"),
     ("llorch_kv_cache_usage_ratio", "Used share of the KV-cache blocks, 0 to 1"),
     ("llorch_batch_sequences", "Sequences in the last step"),
-    ("llorch_saturation_ratio", "The fullest of running sequences, KV blocks and queue, 0 to 1"),
+    (
+        "llorch_saturation_ratio",
+        "How near a new request is to having to wait, 0 to 1: places, KV blocks, or the estimated wait in seconds",
+    ),
+    ("llorch_waiting_tokens", "Prompt tokens of the sequences that wait for their first step"),
+    ("llorch_tenants_waiting", "Tenants of which sequences wait, one for all who have no name"),
+    ("llorch_estimated_wait_seconds", "Until the first step of a request that came now"),
+    ("llorch_kv_blocks_claimed", "KV blocks that the requests in flight may come to hold"),
     ("llorch_model_loaded", "1 once the model is loaded"),
     ("llorch_draining", "1 while the server drains"),
     ("llorch_build_info", "1; the labels describe the build"),
@@ -97,6 +104,10 @@ pub struct EngineMetrics {
     pub kv_usage: Gauge,
     pub batch_sequences: Gauge,
     pub saturation: Gauge,
+    pub waiting_tokens: Gauge,
+    pub tenants_waiting: Gauge,
+    pub estimated_wait: Gauge,
+    pub kv_claimed: Gauge,
     pub draining: Gauge,
     pub prompt_computed: Counter,
     pub prompt_cached: Counter,
@@ -228,6 +239,10 @@ impl EngineMetrics {
             kv_usage: gauge!("llorch_kv_cache_usage_ratio"),
             batch_sequences: gauge!("llorch_batch_sequences"),
             saturation: gauge!("llorch_saturation_ratio"),
+            waiting_tokens: gauge!("llorch_waiting_tokens"),
+            tenants_waiting: gauge!("llorch_tenants_waiting"),
+            estimated_wait: gauge!("llorch_estimated_wait_seconds"),
+            kv_claimed: gauge!("llorch_kv_blocks_claimed"),
             draining: gauge!("llorch_draining"),
             prompt_computed: counter!("llorch_prompt_tokens_total", "source" => "computed"),
             prompt_cached: counter!("llorch_prompt_tokens_total", "source" => "cached"),

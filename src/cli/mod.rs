@@ -146,13 +146,18 @@ mod tests {
 
     #[test]
     fn api_47_limits_are_those_of_the_table() {
+        use crate::engine::handle::QueueLimits;
         use crate::server::limits::*;
         covers!("API-47");
+        const OF_THE_ENGINE: [&str; 5] =
+            ["max_num_seqs", "max_num_batched_tokens", "max_queued", "max_queued_tokens", "max_claimed_kv"];
         let limits = ServerLimits::default();
+        let given = |flag| serve_default(flag).parse().expect("a number");
+        let queue = QueueLimits::new(given("--max-queued"), u64::from(given("--max-queued-tokens")));
         for row in crate::spec::table("API-47").rows() {
             let (limit, value) = (row.text("limit"), row.text("value"));
             let flag = row.text("flag");
-            if !flag.is_empty() {
+            if !flag.is_empty() && !limit.ends_with("_per_tenant") {
                 assert_eq!(serve_default(flag), value, "{flag}");
             }
             let bytes = || value.parse::<byte_size::ByteSize>().expect("a number or a size").0;
@@ -163,9 +168,9 @@ mod tests {
                 "preface_timeout" => assert_eq!(limits.preface_timeout, time()),
                 "keepalive_interval" => assert_eq!(limits.keepalive_interval, time()),
                 "keepalive_timeout" => assert_eq!(limits.keepalive_timeout, time()),
-                _ if ["max_num_seqs", "max_num_batched_tokens", "max_queued", "max_queued_tokens"].contains(&limit) => {
-                    assert!(!flag.is_empty(), "{limit} is a flag's");
-                }
+                "max_queued_per_tenant" => assert_eq!(u64::from(queue.max_queued_per_tenant), bytes()),
+                "max_queued_tokens_per_tenant" => assert_eq!(queue.max_queued_tokens_per_tenant, bytes()),
+                _ if OF_THE_ENGINE.contains(&limit) => assert!(!flag.is_empty(), "{limit} is a flag's"),
                 _ => assert_eq!(number(&limits, limit), bytes(), "{limit}"),
             }
         }

@@ -48,6 +48,18 @@ pub struct ServeArgs {
     /// Most prompt tokens that wait.
     #[arg(long, value_name = "N", default_value_t = 262_144)]
     max_queued_tokens: u64,
+    /// Most sequences of one tenant that wait [default: half of --max-queued]. Requests without a tenant are bounded by
+    /// --max-queued alone.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_queued_per_tenant: Option<u32>,
+    /// Most prompt tokens of one tenant that wait [default: half of --max-queued-tokens].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_queued_tokens_per_tenant: Option<u64>,
+    /// Most KV memory that the requests in flight may come to need at their limits, in multiples of the KV cache. A
+    /// tenant may have half of it.
+    #[arg(long, value_name = "N", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    max_claimed_kv: u32,
     /// Largest request message, such as 4MiB.
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     max_message_size: ByteSize,
@@ -135,6 +147,16 @@ fn server_limits(args: &ServeArgs) -> Result<ServerLimits, CliError> {
     })
 }
 
+fn queue_limits(args: &ServeArgs) -> QueueLimits {
+    let limits = QueueLimits::new(args.max_queued, args.max_queued_tokens);
+    QueueLimits {
+        max_queued_per_tenant: args.max_queued_per_tenant.unwrap_or(limits.max_queued_per_tenant),
+        max_queued_tokens_per_tenant: args.max_queued_tokens_per_tenant.unwrap_or(limits.max_queued_tokens_per_tenant),
+        max_claimed_pools: args.max_claimed_kv,
+        ..limits
+    }
+}
+
 async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, CliError> {
     let listener = TcpListener::bind(address).await.map_err(|e| CliError::Io(format!("{flag} {address}: {e}")))?;
     let address = listener.local_addr().unwrap_or(address);
@@ -152,7 +174,7 @@ async fn load(args: ServeArgs, weights: Vec<(Arc<str>, f64)>, state: Arc<ServerS
         max_num_batched_tokens: args.max_num_batched_tokens,
         default_max_model_len: None,
     };
-    let queue = QueueLimits { max_queued: args.max_queued, max_queued_tokens: args.max_queued_tokens };
+    let queue = queue_limits(&args);
     let target_itl = args.target_itl.map(Duration::from_millis);
     let internal = |e: &dyn std::fmt::Display| CliError::Internal(e.to_string());
     let loaded = tokio::task::spawn_blocking(move || model_args::load(&args.model, engine_limits));

@@ -2,10 +2,11 @@
 
 use super::admission::{Admission, QueueLimits};
 use super::delivery::Delivery;
-use super::handle::{EngineFacts, EngineHandle, Shared, Submission};
+use super::handle::{EngineFacts, EngineHandle, Submission};
 use super::load::{EngineCounts, LoadWindow, StepSample};
 use super::pacing::Pacing;
 use super::request::{NewRequest, NewSequence};
+use super::shared::Shared;
 use super::{Engine, StepReport};
 use crate::metrics::Metrics;
 use crate::model::Model;
@@ -32,7 +33,6 @@ struct Actor<M> {
     inbox: Receiver<Submission>,
     delivery: Delivery,
     shared: Arc<Shared>,
-    next_id: u64,
     batch_sequences: u32,
     pacing: Pacing,
     /// When the actor began: the zero of the scheduler's clock.
@@ -61,7 +61,8 @@ pub fn spawn<M: Model + 'static>(
     };
     metrics.engine.kv_block_size.set(f64::from(facts.block_size));
     let load = Mutex::new(LoadWindow::default());
-    let shared = Arc::new(Shared { facts, admission: Admission::new(limits), load, metrics });
+    let admission = Admission::new(limits, facts.num_blocks);
+    let shared = Arc::new(Shared { facts, admission, load, metrics });
     // Every queued request fits: the admission counts at least one for each.
     let (sender, inbox) = crossbeam_channel::bounded(limits.max_queued.max(1) as usize);
     let delivery = Delivery::new(Arc::clone(&shared));
@@ -70,7 +71,6 @@ pub fn spawn<M: Model + 'static>(
         inbox,
         delivery,
         shared: Arc::clone(&shared),
-        next_id: 0,
         batch_sequences: 0,
         pacing: Pacing::new(target_itl, facts.max_num_batched_tokens),
         begin: Instant::now(),
@@ -117,11 +117,10 @@ impl<M: Model> Actor<M> {
     }
 
     fn accept(&mut self, submission: Submission) {
-        let first = SeqId(self.next_id);
-        self.next_id += u64::from(submission.ticket.n);
+        let first = SeqId(submission.ticket.first);
         let request = submission.request.clone();
         let submitted = submission.ticket.submitted;
-        self.delivery.open(first, submission);
+        self.delivery.open(submission);
         let NewRequest { prompt, params, n, domain, tenant, priority, .. } = request;
         let arrived_ms = u64::try_from(submitted.saturating_duration_since(self.begin).as_millis()).unwrap_or(u64::MAX);
         let turn = Turn { tenant, priority, arrived_ms };
@@ -143,6 +142,9 @@ impl<M: Model> Actor<M> {
         let report = self.engine.report();
         self.pacing.record(report.num_decode_rows, report.num_tokens - report.num_decode_rows, end - begin);
         record_step(&self.shared, report, end - begin);
+        for scheduled in self.engine.plan().sequences.iter().filter(|scheduled| !scheduled.samples) {
+            self.delivery.progressed(scheduled.id, scheduled.num_tokens);
+        }
         let mut failed = Vec::new();
         for output in &report.outputs {
             match &output.result {
@@ -200,7 +202,11 @@ impl<M: Model> Actor<M> {
             kv_total: occupancy.blocks_total,
             max_num_seqs: self.shared.facts.max_num_seqs,
         };
-        self.shared.load().counts = counts;
+        {
+            let mut load = self.shared.load();
+            load.counts = counts;
+            load.estimator.see(self.engine.scheduler());
+        }
         self.shared.set_gauges();
     }
 }
@@ -217,9 +223,13 @@ fn record_step(shared: &Shared, report: &StepReport, duration: Duration) {
     metrics.preemptions.increment(u64::from(report.num_preempted));
     metrics.recomputed.increment(u64::from(report.recomputed_tokens));
     metrics.wasted_preempt.increment(u64::from(report.recomputed_tokens));
+    let prefill_tokens = report.prompt_tokens_computed + report.recomputed_tokens;
     shared.load().push(StepSample {
         duration,
         prompt_tokens: report.prompt_tokens_computed,
+        cached_tokens: report.prompt_tokens_cached,
+        prefill_tokens,
+        decoding: report.num_tokens.saturating_sub(prefill_tokens),
         generated_tokens: report.outputs.len() as u32,
     });
 }

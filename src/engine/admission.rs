@@ -1,114 +1,207 @@
-//! Who may enter: the registry of requests in flight and the counters of what waits. Refusals are immediate.
+//! Who may enter: the registry of requests in flight and what they take up. Refusals are immediate.
 
+use super::backlog::{Backlog, Claim, Taken};
 use super::request::{NewRequest, RequestError};
-use super::ticket::{Cause, Ticket};
+use super::ticket::{Alarms, Cause, Ticket};
+use super::wait_estimate::Ahead;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Bounds of the queue before the first step of a sequence.
-#[derive(Clone, Copy, Debug)]
+/// A refused request is told to come back when this part of the bound that refused it will be free again: who came at
+/// the first free place would find that another had taken it.
+const FREE_AGAIN: f64 = 1.0 / 8.0;
+
+/// Bounds of what waits for its first step and of what is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// Sequences that wait. A request with n counts n.
     pub max_queued: u32,
     /// Their prompt tokens. Those of a request count once: its sequences share them.
     pub max_queued_tokens: u64,
+    /// The same of a tenant that has a name.
+    pub max_queued_per_tenant: u32,
+    pub max_queued_tokens_per_tenant: u64,
+    /// KV blocks that the requests in flight may come to hold together, in multiples of the pool. A tenant that has a
+    /// name may have half of it.
+    pub max_claimed_pools: u32,
+}
+
+impl QueueLimits {
+    /// The bounds that go with these two: a tenant may fill half of the queue.
+    ///
+    /// What is in flight may claim 64 pools. Few answers are as long as their limit, and what waits is bounded by its
+    /// own bounds; this one is for requests whose limits are far above what they need, or who truly need it: 64 pools
+    /// that are filled one after the other are hours.
+    pub fn new(max_queued: u32, max_queued_tokens: u64) -> Self {
+        Self {
+            max_queued,
+            max_queued_tokens,
+            max_queued_per_tenant: (max_queued / 2).max(1),
+            max_queued_tokens_per_tenant: (max_queued_tokens / 2).max(1),
+            max_claimed_pools: 64,
+        }
+    }
+}
+
+/// Why a request does not enter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// It would not enter an empty queue either.
+    Error(RequestError),
+    /// There is no room, or with `quota` none for its tenant, before `ahead` have had their turn.
+    NoRoom { quota: bool, ahead: Ahead },
+}
+
+/// What is behind the lock.
+#[derive(Debug, Default)]
+struct Book {
+    requests: HashMap<String, Arc<Ticket>>,
+    backlog: Backlog,
+    next_id: u64,
 }
 
 /// The door of the engine.
 #[derive(Debug)]
 pub struct Admission {
     limits: QueueLimits,
-    queued: AtomicU64,
-    queued_tokens: AtomicU64,
+    /// Blocks that may be claimed by all.
+    max_claimed: u64,
     draining: AtomicBool,
     closed: AtomicBool,
-    in_flight: Mutex<HashMap<String, Arc<Ticket>>>,
+    alarms: Arc<Alarms>,
+    book: Mutex<Book>,
+}
+
+/// The bounds that hold for all, or for one tenant.
+struct Bounds {
+    queued: u64,
+    tokens: u64,
+    blocks: u64,
+}
+
+impl Bounds {
+    /// The part of what waits, and of what is in flight, that must go before `claim` fits; `None` when it fits. What is
+    /// empty takes any request, so that no bound shuts one out for ever.
+    fn must_go(&self, taken: &Taken, claim: &Claim) -> Option<(f64, f64)> {
+        let part = |taken: u64, more: u64, bound: u64| {
+            let excess = (taken + more).saturating_sub(bound);
+            let least = bound as f64 * FREE_AGAIN;
+            if excess == 0 || taken == 0 { 0.0 } else { ((excess as f64).max(least) / taken as f64).min(1.0) }
+        };
+        let sequences = part(taken.queued, u64::from(claim.n), self.queued);
+        let tokens = part(taken.queued_tokens, u64::from(claim.prompt_tokens), self.tokens);
+        let queue = if taken.queued > 0 { sequences.max(tokens) } else { 0.0 };
+        let blocks = if taken.requests > 0 { part(taken.kv_blocks, claim.kv_blocks, self.blocks) } else { 0.0 };
+        (queue > 0.0 || blocks > 0.0).then_some((queue, blocks))
+    }
 }
 
 impl Admission {
-    pub fn new(limits: QueueLimits) -> Self {
+    /// `num_blocks`: of the pool.
+    pub fn new(limits: QueueLimits, num_blocks: u32) -> Self {
         Self {
             limits,
-            queued: AtomicU64::new(0),
-            queued_tokens: AtomicU64::new(0),
+            max_claimed: u64::from(num_blocks) * u64::from(limits.max_claimed_pools),
             draining: AtomicBool::new(false),
             closed: AtomicBool::new(false),
-            in_flight: Mutex::new(HashMap::new()),
+            alarms: Arc::default(),
+            book: Mutex::default(),
         }
     }
 
-    /// Takes `request` in, or says why not. An empty queue takes any request, so that no limit shuts one out for ever.
-    pub fn enter(&self, request: &NewRequest, now: Instant) -> Result<Arc<Ticket>, RequestError> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(RequestError::EngineRestart);
+    /// Takes `request` in, or says why not. `kv_blocks`: what one of its sequences may come to hold.
+    pub fn enter(&self, request: &NewRequest, kv_blocks: u64, now: Instant) -> Result<Arc<Ticket>, Refusal> {
+        if self.is_closed() {
+            return Err(Refusal::Error(RequestError::EngineRestart));
         }
-        if self.draining.load(Ordering::Acquire) {
-            return Err(RequestError::Draining);
+        if self.is_draining() {
+            return Err(Refusal::Error(RequestError::Draining));
         }
-        let mut in_flight = self.lock();
-        if in_flight.contains_key(&request.request_id) {
-            return Err(RequestError::DuplicateId);
+        let mut book = self.lock();
+        if book.requests.contains_key(&request.request_id) {
+            return Err(Refusal::Error(RequestError::DuplicateId));
         }
-        // Only this lock's holder adds; others only subtract. So the check cannot be overtaken.
-        let ticket = Arc::new(Ticket::new(request, now));
-        let sequences = u64::from(ticket.n);
-        let tokens = u64::from(ticket.prompt_tokens);
-        let queued = self.queued.load(Ordering::Acquire);
-        let queued_tokens = self.queued_tokens.load(Ordering::Acquire);
-        let fits = queued + sequences <= u64::from(self.limits.max_queued)
-            && queued_tokens + tokens <= self.limits.max_queued_tokens;
-        if queued > 0 && !fits {
-            return Err(RequestError::QueueFull { retry_after_ms: 0 });
-        }
-        self.queued.fetch_add(sequences, Ordering::AcqRel);
-        self.queued_tokens.fetch_add(tokens, Ordering::AcqRel);
-        in_flight.insert(request.request_id.clone(), Arc::clone(&ticket));
+        let claim = claim(request, kv_blocks);
+        self.has_room(&book.backlog, &claim)?;
+        book.backlog.enter(&claim);
+        let first = book.next_id;
+        book.next_id += u64::from(claim.n);
+        let ticket = Arc::new(Ticket::new(request, claim, first, Arc::clone(&self.alarms), now));
+        book.requests.insert(request.request_id.clone(), Arc::clone(&ticket));
         Ok(ticket)
+    }
+
+    /// The tenant's bounds first: who floods is to know that it is the one.
+    fn has_room(&self, backlog: &Backlog, claim: &Claim) -> Result<(), Refusal> {
+        let limits = &self.limits;
+        let of_tenant = Bounds {
+            queued: u64::from(limits.max_queued_per_tenant),
+            tokens: limits.max_queued_tokens_per_tenant,
+            blocks: self.max_claimed / 2,
+        };
+        let own = backlog.of(&claim.tenant);
+        if !claim.tenant.is_empty()
+            && let Some((queue, flight)) = of_tenant.must_go(&own, claim)
+        {
+            let ahead = backlog.part_of(&claim.tenant, queue).max(in_flight(&own, flight, claim));
+            return Err(Refusal::NoRoom { quota: true, ahead });
+        }
+        let of_all =
+            Bounds { queued: u64::from(limits.max_queued), tokens: limits.max_queued_tokens, blocks: self.max_claimed };
+        let all = backlog.all();
+        match of_all.must_go(&all, claim) {
+            None => Ok(()),
+            Some((queue, flight)) => {
+                let ahead = backlog.part_of_all(queue).max(in_flight(&all, flight, claim));
+                Err(Refusal::NoRoom { quota: false, ahead })
+            }
+        }
+    }
+
+    /// What goes before a request of `tenant` that came now; `None` when nothing is in flight.
+    pub fn ahead_of(&self, tenant: &str) -> Option<Ahead> {
+        let book = self.lock();
+        (book.backlog.all().requests > 0).then(|| book.backlog.ahead_of(tenant))
     }
 
     /// Sequence `index` of a request left the queue: it was scheduled, or it ended. The first takes the prompt along.
     pub fn leave_queue(&self, ticket: &Ticket, index: u32) {
-        self.queued.fetch_sub(1, Ordering::AcqRel);
-        if index == 0 {
-            self.queued_tokens.fetch_sub(u64::from(ticket.prompt_tokens), Ordering::AcqRel);
-        }
+        self.lock().backlog.leave_queue(&ticket.claim, index == 0);
     }
 
-    /// The request ended: its id is free again. A second call does nothing, even if the id is in use once more.
+    /// The id of the request is free again: its stream has ended. A second call does nothing, even if the id is in use
+    /// once more.
     pub fn leave(&self, ticket: &Arc<Ticket>) {
-        let mut in_flight = self.lock();
-        if in_flight.get(&ticket.request_id).is_some_and(|known| Arc::ptr_eq(known, ticket)) {
-            in_flight.remove(&ticket.request_id);
-        }
+        self.lock().forget(ticket);
     }
 
-    /// Sequences that wait.
-    pub fn queued(&self) -> u64 {
-        self.queued.load(Ordering::Acquire)
+    /// The engine has nothing more of the request. To be called once, when none of its sequences waits.
+    pub fn end(&self, ticket: &Arc<Ticket>) {
+        let mut book = self.lock();
+        book.forget(ticket);
+        book.backlog.end(&ticket.claim);
     }
 
-    /// Their prompt tokens.
-    pub fn queued_tokens(&self) -> u64 {
-        self.queued_tokens.load(Ordering::Acquire)
+    /// What requests in flight take up.
+    pub fn taken(&self) -> Taken {
+        self.lock().backlog.all()
     }
 
-    /// How full the queue is, 0 to 1.
-    pub fn fullness(&self) -> f64 {
-        let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
-        let sequences = share(self.queued(), u64::from(self.limits.max_queued));
-        sequences.max(share(self.queued_tokens(), self.limits.max_queued_tokens)).min(1.0)
+    /// Tenants of which sequences wait, one for all who have no name.
+    pub fn num_tenants_waiting(&self) -> usize {
+        self.lock().backlog.num_tenants().1
     }
 
     /// Requests in flight.
     pub fn num_requests(&self) -> usize {
-        self.lock().len()
+        self.lock().requests.len()
     }
 
     /// Ends one request. False when it is not in flight.
     pub fn cancel(&self, request_id: &str, cause: Cause) -> bool {
-        match self.lock().get(request_id) {
+        match self.lock().requests.get(request_id) {
             Some(ticket) => {
                 ticket.cancel(cause);
                 true
@@ -119,7 +212,12 @@ impl Admission {
 
     /// Ends every request.
     pub fn cancel_all(&self, cause: Cause) {
-        self.lock().values().for_each(|ticket| ticket.cancel(cause));
+        self.lock().requests.values().for_each(|ticket| ticket.cancel(cause));
+    }
+
+    /// Whose tickets have something to say.
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// Nothing enters from now on.
@@ -144,67 +242,39 @@ impl Admission {
         self.limits
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Ticket>>> {
+    fn lock(&self) -> MutexGuard<'_, Book> {
         // Nothing in the critical sections can panic halfway through a change.
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn forget(&mut self, ticket: &Arc<Ticket>) {
+        if self.requests.get(&ticket.request_id).is_some_and(|known| Arc::ptr_eq(known, ticket)) {
+            self.requests.remove(&ticket.request_id);
+        }
+    }
+}
+
+fn claim(request: &NewRequest, kv_blocks: u64) -> Claim {
+    Claim {
+        tenant: Arc::clone(&request.tenant),
+        n: request.n,
+        prompt_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
+        max_tokens: request.params.stopping.max_tokens,
+        kv_blocks: kv_blocks.saturating_mul(u64::from(request.n)),
+    }
+}
+
+/// As many sequences as must end for the part `share` of the claimed blocks: each lets one more begin.
+fn in_flight(taken: &Taken, share: f64, claim: &Claim) -> Ahead {
+    let sequences = taken.requests as f64 * share;
+    Ahead {
+        sequences,
+        prompt_tokens: taken.queued_tokens as f64 * share,
+        output_tokens: sequences * f64::from(claim.max_tokens),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(id: &str, tokens: usize, n: u32) -> NewRequest {
-        let prompt = vec![1; tokens].into();
-        NewRequest { request_id: id.into(), prompt, n, ..NewRequest::default() }
-    }
-
-    fn admission(max_queued: u32, max_queued_tokens: u64) -> Admission {
-        Admission::new(QueueLimits { max_queued, max_queued_tokens })
-    }
-
-    #[test]
-    fn counts_sequences_and_tokens_until_they_leave() {
-        let door = admission(4, 100);
-        let first = door.enter(&request("a", 10, 3), Instant::now()).unwrap();
-        assert_eq!((door.queued(), door.queued_tokens()), (3, 10));
-        let full = door.enter(&request("b", 10, 2), Instant::now());
-        assert_eq!(full.unwrap_err(), RequestError::QueueFull { retry_after_ms: 0 });
-        door.leave_queue(&first, 1);
-        assert_eq!((door.queued(), door.queued_tokens()), (2, 10));
-        door.leave_queue(&first, 0);
-        assert_eq!((door.queued(), door.queued_tokens()), (1, 0));
-        door.enter(&request("b", 10, 2), Instant::now()).unwrap();
-        assert_eq!(door.num_requests(), 2);
-    }
-
-    #[test]
-    fn refuses_by_tokens_but_never_a_lone_request() {
-        covers!("API-40");
-        let door = admission(10, 100);
-        let large = door.enter(&request("large", 500, 1), Instant::now()).unwrap();
-        assert!(door.enter(&request("small", 1, 1), Instant::now()).is_err());
-        door.leave_queue(&large, 0);
-        door.enter(&request("small", 1, 1), Instant::now()).unwrap();
-    }
-
-    #[test]
-    fn an_id_is_unique_while_in_flight() {
-        covers!("API-32");
-        let door = admission(10, 100);
-        let ticket = door.enter(&request("a", 1, 1), Instant::now()).unwrap();
-        assert_eq!(door.enter(&request("a", 1, 1), Instant::now()).unwrap_err(), RequestError::DuplicateId);
-        door.leave(&ticket);
-        door.enter(&request("a", 1, 1), Instant::now()).unwrap();
-    }
-
-    #[test]
-    fn a_refused_request_leaves_no_trace() {
-        let door = admission(1, 100);
-        door.enter(&request("a", 1, 1), Instant::now()).unwrap();
-        assert!(door.enter(&request("b", 1, 1), Instant::now()).is_err());
-        assert_eq!((door.queued(), door.num_requests()), (1, 1));
-        assert!(!door.cancel("b", Cause::Admin));
-        assert!(door.cancel("a", Cause::Admin));
-    }
-}
+mod tests;

@@ -1,116 +1,27 @@
 //! The engine as the rest of the process sees it: submit a request, get its stream of events.
 
-use super::admission::Admission;
 pub use super::admission::QueueLimits;
+use super::admission::Refusal;
 pub use super::load::LoadSnapshot;
-use super::load::{EngineCounts, LoadWindow};
 use super::request::{Event, NewRequest, RequestError, Stage};
+pub use super::shared::EngineFacts;
+use super::shared::Shared;
 pub use super::ticket::Cause;
 use super::ticket::Ticket;
+use super::wait_estimate::Candidate;
 use crate::metrics::Metrics;
 use crossbeam_channel::{Sender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Events that may lie between the actor and the stream's task. Far more than a task that runs at all leaves unread.
 const MAX_EVENTS: usize = 1 << 16;
 /// Bounds of the advice when to try again.
-const RETRY_MS: std::ops::RangeInclusive<f64> = 100.0..=60_000.0;
+const RETRY_MS: (f64, f64) = (100.0, 60_000.0);
 
-/// What the edge must know of the engine to judge a request without asking it.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineFacts {
-    pub vocab_size: usize,
-    /// Tokens of prompt and completion together.
-    pub max_model_len: u32,
-    pub max_num_seqs: u32,
-    pub max_num_batched_tokens: u32,
-    pub block_size: u32,
-    pub num_blocks: u32,
-    /// The time from token to token aimed at while prompts come in; `None`: twice a step that only decodes, and at
-    /// least [`super::pacing::LEAST_TARGET`].
-    pub target_itl: Option<Duration>,
-}
-
-impl EngineFacts {
-    /// Blocks that a sequence of `prompt` and `max_tokens` tokens may come to hold: the scheduler's own rule.
-    pub fn blocks_needed(&self, prompt: usize, max_tokens: u32) -> u64 {
-        let tokens = (prompt as u64).saturating_add(u64::from(max_tokens)).min(u64::from(self.max_model_len));
-        tokens.div_ceil(u64::from(self.block_size.max(1)))
-    }
-}
-
-/// What the handles and the actor share.
-pub(super) struct Shared {
-    pub facts: EngineFacts,
-    pub admission: Admission,
-    pub load: Mutex<LoadWindow>,
-    pub metrics: Arc<Metrics>,
-}
-
-impl Shared {
-    pub fn load(&self) -> MutexGuard<'_, LoadWindow> {
-        // A window of measurements is valid whatever happened to its last holder.
-        self.load.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The load now.
-    pub fn snapshot(&self) -> LoadSnapshot {
-        let (counts, (prefill, decode), (p50, p99)) = {
-            let window = self.load();
-            (window.counts, window.rates(), window.step_ms())
-        };
-        let waiting_tokens = self.admission.queued_tokens();
-        LoadSnapshot {
-            running: counts.running,
-            waiting: self.waiting(&counts),
-            waiting_tokens,
-            kv_blocks_used: counts.kv_used,
-            kv_blocks_cached: counts.kv_cached,
-            kv_blocks_free: counts.kv_free,
-            kv_blocks_total: counts.kv_total,
-            batch_sequences: counts.batch_sequences,
-            prefill_per_second: prefill,
-            decode_per_second: decode,
-            step_ms_p50: p50,
-            step_ms_p99: p99,
-            estimated_wait_ms: if prefill > 0.0 { waiting_tokens as f64 / prefill * 1e3 } else { 0.0 },
-            saturation: self.saturation(&counts),
-            draining: self.admission.is_draining(),
-        }
-    }
-}
-
-impl Shared {
-    fn waiting(&self, counts: &EngineCounts) -> u32 {
-        u32::try_from(self.admission.queued()).unwrap_or(u32::MAX).saturating_add(counts.preempted)
-    }
-
-    fn saturation(&self, counts: &EngineCounts) -> f64 {
-        let running = share(counts.running, counts.max_num_seqs);
-        running.max(share(counts.kv_used, counts.kv_total)).max(self.admission.fullness()).min(1.0)
-    }
-
-    /// Brings the gauges up to now.
-    pub fn set_gauges(&self) {
-        let counts = self.load().counts;
-        let gauges = &self.metrics.engine;
-        gauges.running.set(f64::from(counts.running));
-        gauges.waiting.set(f64::from(self.waiting(&counts)));
-        gauges.kv_used.set(f64::from(counts.kv_used));
-        gauges.kv_cached.set(f64::from(counts.kv_cached));
-        gauges.kv_free.set(f64::from(counts.kv_free));
-        gauges.kv_total.set(f64::from(counts.kv_total));
-        gauges.kv_usage.set(share(counts.kv_used, counts.kv_total));
-        gauges.batch_sequences.set(f64::from(counts.batch_sequences));
-        gauges.saturation.set(self.saturation(&counts));
-        gauges.draining.set(if self.admission.is_draining() { 1.0 } else { 0.0 });
-    }
-}
-
-fn share(part: u32, whole: u32) -> f64 {
-    if whole == 0 { 0.0 } else { f64::from(part) / f64::from(whole) }
+fn retry_ms(seconds: f64) -> u64 {
+    (seconds * 1e3).clamp(RETRY_MS.0, RETRY_MS.1) as u64
 }
 
 /// A request on its way to the actor.
@@ -141,31 +52,30 @@ pub struct EngineHandle {
 impl EngineHandle {
     /// Puts a request into the queue, or refuses it at once: never waits for a step. Dropping the stream ends it.
     pub fn submit(&self, request: NewRequest) -> Result<EventStream, RequestError> {
-        self.fits(&request)?;
+        let kv_blocks = self.fits(&request)?;
         let now = Instant::now();
         self.meets_its_deadline(&request, now)?;
-        let ticket = self.shared.admission.enter(&request, now).map_err(|error| match error {
-            RequestError::QueueFull { .. } => RequestError::QueueFull { retry_after_ms: self.retry_after_ms() },
-            other => other,
-        })?;
+        let admission = &self.shared.admission;
+        let ticket = admission.enter(&request, kv_blocks, now).map_err(|refusal| self.refused(refusal))?;
         let (events, receiver) = mpsc::channel(self.event_bound(&request));
         let submission = Submission { request, ticket: Arc::clone(&ticket), events: EventSender(events) };
         match self.inbox.try_send(submission) {
             Ok(()) => Ok(EventStream::new(receiver, ticket, Arc::clone(&self.shared))),
             Err(error) => {
-                for index in 0..ticket.n {
-                    self.shared.admission.leave_queue(&ticket, index);
+                for index in 0..ticket.claim.n {
+                    admission.leave_queue(&ticket, index);
                 }
-                self.shared.admission.leave(&ticket);
+                admission.end(&ticket);
                 match error {
-                    TrySendError::Full(_) => Err(RequestError::QueueFull { retry_after_ms: self.retry_after_ms() }),
+                    TrySendError::Full(_) => Err(RequestError::QueueFull { retry_after_ms: RETRY_MS.0 as u64 }),
                     TrySendError::Disconnected(_) => Err(RequestError::EngineRestart),
                 }
             }
         }
     }
 
-    fn fits(&self, request: &NewRequest) -> Result<(), RequestError> {
+    /// Checks what no wait can change. Returns the blocks that one sequence may come to hold.
+    fn fits(&self, request: &NewRequest) -> Result<u64, RequestError> {
         let (prompt_tokens, limit) = (request.prompt.len(), self.shared.facts.max_model_len);
         if prompt_tokens as u64 >= u64::from(limit) {
             return Err(RequestError::ContextExceeded { prompt_tokens: prompt_tokens as u64, limit });
@@ -175,24 +85,40 @@ impl EngineHandle {
         if needed > available {
             return Err(RequestError::KvCapacity { needed, available });
         }
-        Ok(())
+        Ok(needed)
     }
 
-    /// Refuses what has no hope: the estimate must miss the deadline by a factor of two, since it is an estimate.
+    /// Refuses what is expected to miss its deadline beyond doubt. With nothing in flight nothing is refused: a request
+    /// alone takes nothing from others, and shows how fast the engine is now.
     fn meets_its_deadline(&self, request: &NewRequest, now: Instant) -> Result<(), RequestError> {
         let Some(deadline) = request.deadline else { return Ok(()) };
         let left = deadline.saturating_duration_since(now);
         if left.is_zero() {
             return Err(RequestError::DeadlineExceeded(Stage::Queue));
         }
-        if self.shared.snapshot().estimated_wait_ms / 2.0 > left.as_secs_f64() * 1e3 {
-            return Err(RequestError::DeadlineUnmeetable { retry_after_ms: self.retry_after_ms() });
+        let Some(ahead) = self.shared.admission.ahead_of(&request.tenant) else { return Ok(()) };
+        let candidate = Candidate {
+            n: request.n,
+            prompt_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
+            max_tokens: request.params.stopping.max_tokens,
+        };
+        let wait = self.shared.load().estimator.wait(&ahead, &candidate);
+        if wait.misses(left.as_secs_f64()) {
+            // By then the wait is short enough, if nobody else comes.
+            let retry_after_ms = retry_ms(wait.first_token - left.as_secs_f64());
+            return Err(RequestError::DeadlineUnmeetable { retry_after_ms });
         }
         Ok(())
     }
 
-    fn retry_after_ms(&self) -> u64 {
-        self.shared.snapshot().estimated_wait_ms.clamp(*RETRY_MS.start(), *RETRY_MS.end()) as u64
+    fn refused(&self, refusal: Refusal) -> RequestError {
+        match refusal {
+            Refusal::Error(error) => error,
+            Refusal::NoRoom { quota, ahead } => {
+                let retry_after_ms = retry_ms(self.shared.load().estimator.until_started(&ahead));
+                if quota { RequestError::Quota { retry_after_ms } } else { RequestError::QueueFull { retry_after_ms } }
+            }
+        }
     }
 
     /// One event a token and one for the end: the channel cannot fill up unless the bound was cut.
@@ -214,7 +140,7 @@ impl EngineHandle {
 
     /// Brings the gauges up to date: the queue changes between steps, too.
     pub fn refresh_gauges(&self) {
-        self.shared.set_gauges();
+        self.shared.refresh_gauges();
     }
 
     pub fn facts(&self) -> EngineFacts {
@@ -237,7 +163,7 @@ impl EngineHandle {
     /// Refuses new requests from now on; those in flight go on.
     pub fn drain(&self) {
         self.shared.admission.drain();
-        self.shared.set_gauges();
+        self.shared.refresh_gauges();
     }
 
     pub fn is_draining(&self) -> bool {
@@ -281,7 +207,7 @@ impl Canceller {
 
 impl EventStream {
     fn new(events: mpsc::Receiver<Event>, ticket: Arc<Ticket>, shared: Arc<Shared>) -> Self {
-        let open = vec![true; ticket.n as usize];
+        let open = vec![true; ticket.claim.n as usize];
         Self { events, ticket, shared, open, failed: false }
     }
 
@@ -296,7 +222,7 @@ impl EventStream {
                 Some(deadline) => match tokio::time::timeout_at(deadline.into(), self.events.recv()).await {
                     Ok(event) => event,
                     Err(_) => {
-                        self.ticket.cancel(Cause::Deadline);
+                        self.ticket.cancel_since(Cause::Deadline, deadline);
                         Some(Event::Failed(self.ending()))
                     }
                 },
@@ -372,4 +298,4 @@ impl Drop for EventStream {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,5 +1,6 @@
 //! How busy the engine is: what the actor measures each step and what others read.
 
+use super::wait_estimate::WaitEstimator;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -27,11 +28,17 @@ pub struct LoadSnapshot {
     /// Duration of recent steps, milliseconds.
     pub step_ms_p50: f64,
     pub step_ms_p99: f64,
-    /// Waiting tokens over the recent prefill speed; 0 while nothing waits or the speed is unknown.
+    /// Until the first step of a request that came now behind all others; 0 while it would not wait, or nothing was
+    /// measured.
     pub estimated_wait_ms: f64,
-    /// The fullest of running sequences, KV blocks and queue, `0 ..= 1`.
+    /// How near the engine is to letting a new request wait, `0 ..= 1`: the greatest of running sequences over places,
+    /// KV blocks used or left to grow into over all, and the estimated wait in seconds.
     pub saturation: f64,
     pub draining: bool,
+    /// Tenants of which sequences wait for their first step, one for all who have no name.
+    pub tenants_waiting: u32,
+    /// KV blocks that the requests in flight may come to hold, if they shared none.
+    pub kv_blocks_claimed: u64,
 }
 
 /// The counts that only the actor knows.
@@ -49,10 +56,17 @@ pub struct EngineCounts {
 }
 
 /// One step as the load remembers it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct StepSample {
     pub duration: Duration,
+    /// Prompt tokens computed for the first time.
     pub prompt_tokens: u32,
+    /// Prompt tokens that the prefix cache supplied.
+    pub cached_tokens: u32,
+    /// All tokens but those of decoding sequences: prompts, and what is computed again after a preemption.
+    pub prefill_tokens: u32,
+    /// Sequences that decoded.
+    pub decoding: u32,
     pub generated_tokens: u32,
 }
 
@@ -60,6 +74,7 @@ pub struct StepSample {
 #[derive(Debug, Default)]
 pub struct LoadWindow {
     pub counts: EngineCounts,
+    pub estimator: WaitEstimator,
     steps: VecDeque<StepSample>,
 }
 
@@ -69,6 +84,7 @@ impl LoadWindow {
         if self.steps.len() == WINDOW {
             self.steps.pop_front();
         }
+        self.estimator.observe_step(&sample);
         self.steps.push_back(sample);
     }
 
@@ -103,7 +119,7 @@ mod tests {
     use super::*;
 
     fn sample(ms: u64, prompt_tokens: u32, generated_tokens: u32) -> StepSample {
-        StepSample { duration: Duration::from_millis(ms), prompt_tokens, generated_tokens }
+        StepSample { duration: Duration::from_millis(ms), prompt_tokens, generated_tokens, ..StepSample::default() }
     }
 
     #[test]

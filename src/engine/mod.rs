@@ -2,15 +2,20 @@
 
 pub mod actor;
 pub mod admission;
+pub mod backlog;
 pub mod batch;
 mod delivery;
 pub mod handle;
 pub mod load;
+pub mod output_lengths;
 pub mod pacing;
 pub mod request;
 mod row_sampler;
+mod shared;
+pub mod step_cost;
 pub mod step_report;
 pub mod ticket;
+pub mod wait_estimate;
 
 pub use step_report::{Occupancy, SequenceOutput, StepReport};
 

@@ -93,6 +93,8 @@ impl Stage {
 pub enum RequestError {
     #[error("request queue is full")]
     QueueFull { retry_after_ms: u64 },
+    #[error("the tenant has its share of the queue")]
+    Quota { retry_after_ms: u64 },
     #[error("the deadline passes before the queue is worked off")]
     DeadlineUnmeetable { retry_after_ms: u64 },
     #[error("request id is already in flight")]

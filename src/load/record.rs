@@ -65,6 +65,12 @@ impl Record {
         self.outcome == Outcome::Completed
     }
 
+    /// The server had no room for it.
+    pub fn refused(&self) -> bool {
+        let is_exhausted = |error: &str| error.starts_with("RESOURCE_EXHAUSTED") || error == "HTTP 429";
+        self.chunks.is_empty() && matches!(&self.outcome, Outcome::Failed(error) if is_exhausted(error))
+    }
+
     /// Tokens generated: as the server counted them, or else as they came.
     pub fn output_tokens(&self) -> u64 {
         self.usage_tokens.map_or_else(|| self.shown_tokens(), u64::from)
@@ -132,6 +138,9 @@ mod tests {
         assert_eq!(counted.tpot(), Some(2.0 / 6.0));
         let one = Record { chunks: vec![chunk(4.0, 1)], ..record.clone() };
         assert_eq!((one.ttft(), one.tpot(), one.worst_gap()), (Some(3.0), None, None));
+        let full = Outcome::Failed("RESOURCE_EXHAUSTED/QUEUE_FULL".into());
+        let refused = Record { chunks: Vec::new(), outcome: full, ..record.clone() };
+        assert!(refused.refused() && !Record { chunks: record.chunks.clone(), ..refused }.refused());
         assert_eq!(Record { chunks: Vec::new(), ..record }.ttft(), None);
     }
 }

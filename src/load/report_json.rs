@@ -46,6 +46,9 @@ pub fn report(setup: &Setup, summary: &Summary) -> Value {
     let worst: Map<String, Value> =
         figures(&summary.worst_gap_ms).into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     put("llorch_worst_gap_ms", Value::Object(worst));
+    let refused: Map<String, Value> =
+        figures(&summary.refused_ms).into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
+    put("llorch_refused_ms", Value::Object(refused));
     put("llorch_cancelled", json!(summary.cancelled));
     put("llorch_lost_tokens", json!(summary.lost_tokens));
     put("llorch_miscounted", json!(summary.miscounted));

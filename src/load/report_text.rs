@@ -27,8 +27,9 @@ pub fn report(setup: &Setup, summary: &Summary) -> String {
         ("between tokens", &summary.itl_ms),
         ("worst gap of a request", &summary.worst_gap_ms),
         ("end to end", &summary.e2el_ms),
+        ("time to a refusal", &summary.refused_ms),
     ];
-    for (name, s) in rows {
+    for (name, s) in rows.into_iter().filter(|(name, s)| s.count > 0 || *name != "time to a refusal") {
         let _ = write!(text, "{name:<26}");
         for value in [s.mean, s.p50, s.p90, s.p99, s.max] {
             let _ = write!(text, "{value:>10.2}");

@@ -62,6 +62,8 @@ pub struct Summary {
     /// The worst gap of each request.
     pub worst_gap_ms: Statistics,
     pub e2el_ms: Statistics,
+    /// From sending to the end of those that were refused for want of room: RESOURCE_EXHAUSTED before any token.
+    pub refused_ms: Statistics,
     /// Completed requests that kept the objectives; None where there are none.
     pub good: Option<usize>,
     pub peak_in_flight: usize,
@@ -98,6 +100,7 @@ impl Summary {
             itl_ms: ms(completed.iter().flat_map(|record| record.gaps()).collect()),
             worst_gap_ms: ms(completed.iter().filter_map(|record| record.worst_gap()).collect()),
             e2el_ms: ms(completed.iter().map(|record| record.e2e()).collect()),
+            refused_ms: ms(records.iter().filter(|record| record.refused()).map(|r| r.ended - r.sent).collect()),
             good: has_slo.then(|| records.iter().filter(|record| setup.slo.is_kept(record)).count()),
             peak_in_flight: peak_in_flight(records),
             verdict: Verdict::of(setup.load, records),

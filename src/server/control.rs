@@ -113,6 +113,9 @@ fn limits_in_force(state: &ServerState) -> Limits {
         max_unread_bytes: limits.max_unread_bytes as u64,
         max_unread_bytes_logprobs: limits.max_unread_bytes_logprobs as u64,
         target_itl_ms: facts.and_then(|(f, _)| f.target_itl).map(|target| target.as_secs_f64() * 1e3),
+        max_queued_per_tenant: facts.map_or(0, |(_, q)| q.max_queued_per_tenant),
+        max_queued_tokens_per_tenant: facts.map_or(0, |(_, q)| q.max_queued_tokens_per_tenant),
+        max_claimed_kv_blocks: facts.map_or(0, |(f, q)| u64::from(f.num_blocks) * u64::from(q.max_claimed_pools)),
     }
 }
 
@@ -131,5 +134,7 @@ fn load_info(load: &LoadSnapshot) -> LoadInfo {
         estimated_wait_ms: load.estimated_wait_ms,
         saturation: load.saturation,
         draining: load.draining,
+        tenants_waiting: load.tenants_waiting,
+        kv_blocks_claimed: load.kv_blocks_claimed,
     }
 }

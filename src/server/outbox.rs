@@ -163,6 +163,7 @@ impl Drop for ResponseStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::backlog::Claim;
     use crate::engine::request::NewRequest;
     use crate::engine::ticket::Ticket;
     use futures_util::FutureExt;
@@ -173,7 +174,7 @@ mod tests {
         let prompt = vec![1].into();
         let params = Arc::default();
         let request = NewRequest { request_id: "a".into(), prompt, params, n: 1, ..NewRequest::default() };
-        let ticket = Arc::new(Ticket::new(&request, Instant::now()));
+        let ticket = Arc::new(Ticket::new(&request, Claim::default(), 0, Arc::default(), Instant::now()));
         let (outbox, stream) = channel(max_bytes, Canceller::new(Arc::clone(&ticket)));
         (outbox, stream, ticket)
     }

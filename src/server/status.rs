@@ -113,6 +113,7 @@ pub(super) fn of(error: &RequestError) -> Status {
     let text = error.to_string();
     match error {
         RequestError::QueueFull { retry_after_ms } => queue_full(*retry_after_ms),
+        RequestError::Quota { retry_after_ms } => retryable("QUOTA", &text, *retry_after_ms),
         RequestError::DeadlineUnmeetable { retry_after_ms } => retryable("DEADLINE_UNMEETABLE", &text, *retry_after_ms),
         RequestError::DuplicateId => with_reason(Code::AlreadyExists, "REQUEST_ID_IN_FLIGHT", text),
         RequestError::Draining => draining(),
@@ -133,6 +134,7 @@ pub(super) fn of(error: &RequestError) -> Status {
 pub(super) fn rejection(error: &RequestError) -> Option<&'static str> {
     match error {
         RequestError::QueueFull { .. } => Some("queue_full"),
+        RequestError::Quota { .. } => Some("quota"),
         RequestError::DeadlineUnmeetable { .. } => Some("deadline_unmeetable"),
         RequestError::Draining => Some("draining"),
         RequestError::KvCapacity { .. } => Some("kv_capacity"),
@@ -176,6 +178,7 @@ mod tests {
         let context = RequestError::ContextExceeded { prompt_tokens: 9, limit: 8 };
         let errors = [
             RequestError::QueueFull { retry_after_ms: 1 },
+            RequestError::Quota { retry_after_ms: 1 },
             RequestError::DeadlineUnmeetable { retry_after_ms: 1 },
             RequestError::DuplicateId,
             RequestError::Draining,

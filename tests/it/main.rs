@@ -41,3 +41,4 @@ mod top;
 mod trace;
 mod transparency;
 mod validation;
+mod wait_estimate;

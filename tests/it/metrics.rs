@@ -52,7 +52,8 @@ async fn every_name_is_there() {
     let text = ask(listen(&server).await, "GET", "/metrics").await.1;
     let gauges = "requests_running requests_waiting kv_blocks kv_blocks_total kv_block_size_tokens \
         kv_cache_usage_ratio \
-        batch_sequences saturation_ratio model_loaded draining build_info model_info";
+        batch_sequences saturation_ratio model_loaded draining build_info model_info waiting_tokens tenants_waiting \
+        estimated_wait_seconds kv_blocks_claimed";
     let counters = "requests_total requests_finished_total prompt_tokens_total generation_tokens_total \
         preemptions_total recomputed_tokens_total prefix_cache_queried_tokens_total prefix_cache_hit_tokens_total \
         wasted_tokens_total engine_restarts_total slow_consumers_total";
@@ -144,7 +145,12 @@ async fn gauges_show_the_moment() {
         ("llorch_kv_cache_usage_ratio", 3.0 / 2048.0),
         ("llorch_batch_sequences", 2.0),
         ("llorch_saturation_ratio", 1.0),
+        ("llorch_waiting_tokens", 5.0),
+        ("llorch_tenants_waiting", 1.0),
+        // Each may come to 35 tokens.
+        ("llorch_kv_blocks_claimed", 3.0 * 9.0),
     ];
+    assert!(metric(&text, "llorch_estimated_wait_seconds") > 0.0, "a request would have to wait for a place\n{text}");
     for (name, value) in expected {
         assert_eq!(metric(&text, name), value, "{name}\n{text}");
     }
@@ -154,7 +160,10 @@ async fn gauges_show_the_moment() {
     }
     server.at_rest().await;
     let text = ask(address, "GET", "/metrics").await.1;
-    for name in ["llorch_requests_running", "llorch_requests_waiting", "llorch_kv_blocks{state=\"used\"}"] {
+    let at_rest = "requests_running requests_waiting kv_blocks{state=\"used\"} waiting_tokens tenants_waiting \
+        kv_blocks_claimed estimated_wait_seconds saturation_ratio";
+    for name in at_rest.split_whitespace().map(|name| format!("llorch_{name}")) {
+        let name = name.as_str();
         assert_eq!(metric(&text, name), 0.0, "{name}\n{text}");
     }
     let blocks = ["cached", "free"].map(|state| metric(&text, &format!("llorch_kv_blocks{{state=\"{state}\"}}")));

@@ -5,6 +5,9 @@ use crate::support::client::{
     Completion, Gate, Options, Stream, TestServer, assert_status, endpoint, eventually, greedy_ids, request, text_of,
     tokenizer,
 };
+use llorch_cpud::engine::handle::QueueLimits;
+use llorch_cpud::engine::request::{Event as EngineEvent, NewRequest, RequestError};
+use llorch_cpud::sampling::params::SequenceParams;
 use llorch_cpud::server::Shutdown;
 use llorch_cpud::server::proto::generate_response::Event;
 use llorch_cpud::server::proto::inference_client::InferenceClient;
@@ -14,6 +17,7 @@ use llorch_cpud::server::proto::{
 };
 use llorch_cpud::server::state::Phase;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -76,6 +80,41 @@ async fn a_queue_is_full_by_tokens_too() {
     assert_eq!((server.engine.load().waiting_tokens, server.engine.load().waiting), (14, 4));
     assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"queue_full\"}"), 1.0);
     gate.open();
+}
+
+/// API-49: who fills the share of its tenant is told so; others find room.
+#[tokio::test]
+async fn a_tenant_over_its_share_is_refused() {
+    covers!("API-49");
+    let gate = Gate::default();
+    let mut options = one_at_a_time(&gate);
+    options.queue = QueueLimits::new(8, 1000);
+    let server = TestServer::start(options).await;
+    let submit = |tenant: &str, id: &str| {
+        let mut params = SequenceParams::default();
+        params.stopping.max_tokens = 5;
+        let (request_id, params, prompt) = (format!("{tenant} {id}"), Arc::new(params), PROMPT.to_vec().into());
+        let tenant = tenant.into();
+        server.engine.submit(NewRequest { request_id, prompt, params, n: 1, tenant, ..NewRequest::default() })
+    };
+    let mut streams = vec![submit("flood", "runs").expect("an empty queue")];
+    gate.entered(1).await;
+    streams.extend(["a", "b", "c", "d"].map(|id| submit("flood", id).expect("half of the queue")));
+    let Err(RequestError::Quota { retry_after_ms }) = submit("flood", "e") else { panic!("over its share") };
+    assert!((100..=60_000).contains(&retry_after_ms), "{retry_after_ms}");
+    streams.extend(["a", "b"].map(|id| submit("other", id).expect("there is room")));
+    streams.extend(["a", "b"].map(|id| submit("", id).expect("there is room")));
+    assert!(matches!(submit("third", "a"), Err(RequestError::QueueFull { .. })));
+    let load = server.engine.load();
+    assert_eq!((load.waiting, load.tenants_waiting, load.kv_blocks_claimed), (8, 3, 9 * 3));
+    gate.open();
+    for mut stream in streams {
+        while let Some(event) = stream.recv().await {
+            assert!(matches!(event, EngineEvent::Token { .. }), "{event:?}");
+        }
+    }
+    server.at_rest().await;
+    assert_eq!((server.engine.load().tenants_waiting, server.engine.load().kv_blocks_claimed), (0, 0));
 }
 
 /// API-41: the stream of a client that does not read is cut, its blocks come back, and others do not notice.

@@ -96,7 +96,7 @@ impl Default for Options {
                 block_size: 4,
                 max_model_len: 512,
             },
-            queue: QueueLimits { max_queued: 512, max_queued_tokens: 1 << 20 },
+            queue: QueueLimits::new(512, 1 << 20),
             limits: ServerLimits::default(),
             gate: None,
             target_itl: None,
