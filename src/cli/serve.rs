@@ -4,10 +4,12 @@ use super::byte_size::ByteSize;
 use super::duration;
 use super::error::CliError;
 use super::model_args::{self, EngineLimits, LoadedEngine, ModelArgs};
+use crate::engine::Engine;
 use crate::engine::actor;
 use crate::engine::handle::QueueLimits;
 use crate::kernels::Isa;
 use crate::metrics::Metrics;
+use crate::model::decoder::Decoder;
 use crate::server::info::ServerInfo;
 use crate::server::limits::ServerLimits;
 use crate::server::state::ServerState;
@@ -61,6 +63,9 @@ pub struct ServeArgs {
     /// How long running requests may take to finish after SIGTERM or Ctrl-C, such as 30s or 500ms.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
     drain_timeout: Duration,
+    /// An engine that completes no step for so long, though there is work, makes health NOT_SERVING.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
+    stall_timeout: Duration,
     /// Inter-token latency to aim at. Not built yet.
     #[arg(long, value_name = "MS", hide = true)]
     target_itl: Option<String>,
@@ -132,6 +137,7 @@ fn server_limits(args: &ServeArgs) -> Result<ServerLimits, CliError> {
         max_connections: args.max_connections,
         max_concurrent_streams: args.max_concurrent_streams,
         drain_timeout: args.drain_timeout,
+        stall_timeout: args.stall_timeout,
         ..ServerLimits::default()
     })
 }
@@ -157,7 +163,7 @@ async fn load(args: ServeArgs, state: Arc<ServerState>) -> Result<(), CliError> 
     let internal = |e: &dyn std::fmt::Display| CliError::Internal(e.to_string());
     let loaded = tokio::task::spawn_blocking(move || model_args::load(&args.model, engine_limits));
     let LoadedEngine { engine, tokenizer, info: model, .. } = loaded.await.map_err(|e| internal(&e))??;
-    let (handle, thread) = actor::spawn(engine, queue, Arc::clone(&state.metrics)).map_err(|e| internal(&e))?;
+    let (handle, thread) = actor::spawn(with_test_fault(engine), queue, Arc::clone(&state.metrics)).map_err(|e| internal(&e))?;
     let facts = handle.facts();
     tracing::info!(name = model.name, architecture = model.architecture, file_type = model.file_type, "model");
     tracing::info!(engine = ?facts, queue = ?queue, server = ?state.limits, "limits");
@@ -169,6 +175,20 @@ async fn load(args: ServeArgs, state: Arc<ServerState>) -> Result<(), CliError> 
         Ok(Err(gone)) => Err(internal(&gone)),
         Err(_) => Err(CliError::Internal("the engine's thread panicked".into())),
     }
+}
+
+/// In debug builds `LLORCH_TEST_FAULT_TOKEN` names a token that makes a step panic: tests see what follows in a process.
+#[cfg(debug_assertions)]
+fn with_test_fault(mut engine: Engine<Decoder>) -> Engine<Decoder> {
+    if let Some(token) = std::env::var("LLORCH_TEST_FAULT_TOKEN").ok().and_then(|token| token.parse().ok()) {
+        engine.panic_on(token);
+    }
+    engine
+}
+
+#[cfg(not(debug_assertions))]
+fn with_test_fault(engine: Engine<Decoder>) -> Engine<Decoder> {
+    engine
 }
 
 /// The first SIGINT or SIGTERM drains, the second ends.

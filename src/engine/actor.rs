@@ -3,6 +3,7 @@
 use super::admission::{Admission, QueueLimits};
 use super::delivery::Delivery;
 use super::handle::{EngineFacts, EngineHandle, Shared, Submission};
+use super::heartbeat::Heartbeat;
 use super::load::{EngineCounts, LoadWindow, StepSample};
 use super::request::{NewRequest, NewSequence};
 use super::{Engine, StepReport};
@@ -56,7 +57,8 @@ pub fn spawn<M: Model + 'static>(
     };
     metrics.engine.kv_block_size.set(f64::from(facts.block_size));
     let load = Mutex::new(LoadWindow::default());
-    let shared = Arc::new(Shared { facts, admission: Admission::new(limits), load, metrics });
+    let admission = Admission::new(limits);
+    let shared = Arc::new(Shared { facts, admission, load, heartbeat: Heartbeat::default(), metrics });
     // Every queued request fits: the admission counts at least one for each.
     let (sender, inbox) = crossbeam_channel::bounded(limits.max_queued.max(1) as usize);
     let delivery = Delivery::new(Arc::clone(&shared));
@@ -79,6 +81,7 @@ impl<M: Model> Actor<M> {
     fn run(mut self) -> Result<(), EngineGone> {
         self.engine.bind_thread();
         while self.take_in() {
+            self.shared.heartbeat.set_busy(true);
             let now = Instant::now();
             let Self { delivery, engine, .. } = &mut self;
             delivery.reap(now, &mut |id| {
@@ -93,6 +96,7 @@ impl<M: Model> Actor<M> {
             if !self.engine.has_work() {
                 self.batch_sequences = 0;
             }
+            self.shared.heartbeat.set_busy(!self.delivery.is_empty());
             self.publish();
         }
         Ok(())
@@ -130,6 +134,7 @@ impl<M: Model> Actor<M> {
         if catch_unwind(AssertUnwindSafe(|| self.plan_and_run(begin))).is_err() {
             return self.recover(begin);
         }
+        self.shared.heartbeat.beat();
         let end = Instant::now();
         self.batch_sequences = self.engine.report().num_sequences;
         // Before the events: whoever hears of an end finds the blocks free.
@@ -154,7 +159,11 @@ impl<M: Model> Actor<M> {
 
     /// A step. What it takes up has left the queue before it runs: a step can be long.
     fn plan_and_run(&mut self, begin: Instant) {
-        for first in &self.engine.plan_step(u32::MAX).first_scheduled {
+        let plan = self.engine.plan_step(u32::MAX);
+        for &id in &plan.preempted {
+            self.delivery.preempted(id);
+        }
+        for first in &plan.first_scheduled {
             self.delivery.started(first.id, first.cached_tokens, begin);
         }
         self.publish();

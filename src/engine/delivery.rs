@@ -98,6 +98,14 @@ impl Delivery {
             shared.admission.leave_queue(&open.ticket, index as u32);
             open.ticket.reached(Stage::Prefill);
             shared.metrics.engine.queue_time.record(now.saturating_duration_since(open.ticket.submitted).as_secs_f64());
+            open.ticket.trace.first_scheduled(index, cached_tokens, &line.timings(open.ticket.submitted));
+        }
+    }
+
+    /// A sequence lost its blocks to others.
+    pub fn preempted(&mut self, id: SeqId) {
+        if let Some((_, open, index)) = self.find(id) {
+            open.ticket.trace.preempted(index);
         }
     }
 
@@ -114,6 +122,7 @@ impl Delivery {
                 line.first_token = Some(now);
                 open.ticket.reached(Stage::Decode);
                 metrics.ttft.record(now.saturating_duration_since(submitted).as_secs_f64());
+                open.ticket.trace.first_token(index, &line.timings(submitted));
             }
         }
         line.last_token = Some(now);
@@ -124,7 +133,7 @@ impl Delivery {
         let line = *line;
         let done = open.is_done();
         if let Some(finish) = finish {
-            record_finish(&shared, &open.ticket, &line, finish.reason, now);
+            record_finish(&shared, &open.ticket, index, &line, finish.reason, now);
         }
         if done {
             // The id is free before the client can know that the request ended.
@@ -153,7 +162,7 @@ impl Delivery {
                 if !line.ended && open.ticket.is_stopped(index as u32) {
                     line.ended = true;
                     abort(SeqId(key + index as u64));
-                    record_finish(&self.shared, &open.ticket, line, FinishReason::Stop, now);
+                    record_finish(&self.shared, &open.ticket, index, line, FinishReason::Stop, now);
                 }
             }
             if open.is_done() {
@@ -216,6 +225,7 @@ impl Delivery {
             }
         }
         self.shared.admission.leave(&open.ticket);
+        open.ticket.trace.failed(&error);
         open.send(Event::Failed(error));
         self.requests.remove(&key);
     }
@@ -234,7 +244,15 @@ impl Delivery {
     }
 }
 
-fn record_finish(shared: &Shared, ticket: &Ticket, line: &Line, reason: FinishReason, now: Instant) {
+fn record_finish(
+    shared: &Shared,
+    ticket: &Ticket,
+    index: usize,
+    line: &Line,
+    reason: FinishReason,
+    now: Instant,
+) {
+    ticket.trace.finished(index, reason, line.generated, &line.timings(ticket.submitted));
     let metrics = &shared.metrics.engine;
     shared.metrics.count_finished(reason.as_str());
     metrics.e2e.record(now.saturating_duration_since(ticket.submitted).as_secs_f64());

@@ -2,6 +2,8 @@
 
 use super::admission::Admission;
 pub use super::admission::QueueLimits;
+use super::heartbeat::Heartbeat;
+pub use super::heartbeat::Progress;
 pub use super::load::LoadSnapshot;
 use super::load::{EngineCounts, LoadWindow};
 use super::request::{Event, NewRequest, RequestError, Stage};
@@ -43,6 +45,7 @@ pub(super) struct Shared {
     pub facts: EngineFacts,
     pub admission: Admission,
     pub load: Mutex<LoadWindow>,
+    pub heartbeat: Heartbeat,
     pub metrics: Arc<Metrics>,
 }
 
@@ -145,6 +148,7 @@ impl EngineHandle {
             RequestError::QueueFull { .. } => RequestError::QueueFull { retry_after_ms: self.retry_after_ms() },
             other => other,
         })?;
+        ticket.trace.queued();
         let (events, receiver) = mpsc::channel(self.event_bound(&request));
         let submission = Submission { request, ticket: Arc::clone(&ticket), events: EventSender(events) };
         match self.inbox.try_send(submission) {
@@ -154,10 +158,12 @@ impl EngineHandle {
                     self.shared.admission.leave_queue(&ticket, index);
                 }
                 self.shared.admission.leave(&ticket);
-                match error {
-                    TrySendError::Full(_) => Err(RequestError::QueueFull { retry_after_ms: self.retry_after_ms() }),
-                    TrySendError::Disconnected(_) => Err(RequestError::EngineRestart),
-                }
+                let error = match error {
+                    TrySendError::Full(_) => RequestError::QueueFull { retry_after_ms: self.retry_after_ms() },
+                    TrySendError::Disconnected(_) => RequestError::EngineRestart,
+                };
+                ticket.trace.failed(&error);
+                Err(error)
             }
         }
     }
@@ -207,6 +213,11 @@ impl EngineHandle {
     /// The load now.
     pub fn load(&self) -> LoadSnapshot {
         self.shared.snapshot()
+    }
+
+    /// What the actor has done and whether it has work.
+    pub fn progress(&self) -> Progress {
+        self.shared.heartbeat.progress(!self.inbox.is_empty())
     }
 
     /// Brings the gauges up to date: the queue changes between steps, too.

@@ -2,6 +2,7 @@
 //! each step. Atomics, so that a cancellation never waits in a queue.
 
 use super::request::{NewRequest, RequestError, Stage};
+use super::request_trace::RequestTrace;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,8 @@ pub struct Ticket {
     pub n: u32,
     /// Tokens of its prompt.
     pub prompt_tokens: u32,
+    /// Where its life is told.
+    pub(super) trace: RequestTrace,
     cause: AtomicU8,
     cancelled_at_us: AtomicU64,
     stage: AtomicU8,
@@ -46,6 +49,7 @@ impl Ticket {
             deadline: request.deadline,
             n: request.n,
             prompt_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
+            trace: RequestTrace::open(request),
             cause: AtomicU8::new(0),
             cancelled_at_us: AtomicU64::new(0),
             stage: AtomicU8::new(0),

@@ -1,6 +1,7 @@
 //! The `serve` command as a process of its own, on free ports.
 
 use super::client::{Completion, Stream, endpoint, eventually, metric};
+use super::random::Random;
 use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::server::proto::GenerateRequest;
 use llorch_cpud::server::proto::inference_client::InferenceClient;
@@ -39,6 +40,11 @@ impl Process {
     /// Starts `serve` on free ports and reads them from its log. Returns before the model is loaded.
     pub fn start(model: &Path, flags: &[&str]) -> Self {
         Self::start_with(command().args(["serve", "--model"]).arg(model).args(flags))
+    }
+
+    /// As [`Process::start`], with environment variables.
+    pub fn start_with_env(model: &Path, flags: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_with(command().args(["serve", "--model"]).arg(model).args(flags).envs(env.iter().copied()))
     }
 
     /// As [`Process::start`], with the embedded model.
@@ -132,8 +138,24 @@ pub async fn collect(channel: &Channel, wanted: GenerateRequest) -> Completion {
 
 /// A model file that lasts as long as the directory.
 pub fn model_file() -> (tempfile::TempDir, std::path::PathBuf) {
+    write_model(&TestModel::default())
+}
+
+/// The token that [`poisoned_model_file`] has no finite embedding for.
+pub const POISON: u32 = 319;
+
+/// As [`model_file`], with a token whose embedding is NaN: so are the K and V of its position and of those after it.
+pub fn poisoned_model_file() -> (tempfile::TempDir, std::path::PathBuf) {
+    let model = TestModel::default();
+    let mut random = Random::new(7);
+    let mut rows: Vec<f32> = (0..model.vocab * model.hidden).map(|_| random.unit() - 0.5).collect();
+    rows[POISON as usize * model.hidden..][..model.hidden].fill(f32::NAN);
+    write_model(&model.with_tensor_data("token_embd.weight", bytemuck::cast_slice(&rows)))
+}
+
+fn write_model(model: &TestModel) -> (tempfile::TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("model.gguf");
-    std::fs::write(&path, TestModel::default().build()).expect("written");
+    std::fs::write(&path, model.build()).expect("written");
     (directory, path)
 }
