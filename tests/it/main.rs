@@ -12,6 +12,7 @@ mod bad_model;
 mod bench_engine;
 mod block_pool;
 mod cancel;
+mod chaos;
 mod concurrency;
 mod corpus;
 mod demo;

@@ -80,6 +80,12 @@ impl Process {
         line_with(self.stderr.as_mut().expect("the log is open"), "serving");
     }
 
+    /// Waits until the model is served, and hands over the log after that.
+    pub fn log_from_ready(&mut self) -> impl BufRead + use<> {
+        self.ready();
+        self.stderr.take().expect("the log is open")
+    }
+
     /// Nobody reads the log any more: writing to it fails.
     pub fn close_log(&mut self) {
         self.stderr = None;
