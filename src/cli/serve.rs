@@ -163,7 +163,8 @@ async fn load(args: ServeArgs, state: Arc<ServerState>) -> Result<(), CliError> 
     let internal = |e: &dyn std::fmt::Display| CliError::Internal(e.to_string());
     let loaded = tokio::task::spawn_blocking(move || model_args::load(&args.model, engine_limits));
     let LoadedEngine { engine, tokenizer, info: model, .. } = loaded.await.map_err(|e| internal(&e))??;
-    let (handle, thread) = actor::spawn(with_test_fault(engine), queue, Arc::clone(&state.metrics)).map_err(|e| internal(&e))?;
+    let (handle, thread) =
+        actor::spawn(with_test_fault(engine), queue, Arc::clone(&state.metrics)).map_err(|e| internal(&e))?;
     let facts = handle.facts();
     tracing::info!(name = model.name, architecture = model.architecture, file_type = model.file_type, "model");
     tracing::info!(engine = ?facts, queue = ?queue, server = ?state.limits, "limits");

@@ -244,14 +244,7 @@ impl Delivery {
     }
 }
 
-fn record_finish(
-    shared: &Shared,
-    ticket: &Ticket,
-    index: usize,
-    line: &Line,
-    reason: FinishReason,
-    now: Instant,
-) {
+fn record_finish(shared: &Shared, ticket: &Ticket, index: usize, line: &Line, reason: FinishReason, now: Instant) {
     ticket.trace.finished(index, reason, line.generated, &line.timings(ticket.submitted));
     let metrics = &shared.metrics.engine;
     shared.metrics.count_finished(reason.as_str());

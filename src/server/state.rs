@@ -100,7 +100,9 @@ impl ServerState {
     /// Whether requests are taken and answered: a model is loaded, its engine lives and goes on, and the server does not
     /// drain.
     pub fn is_ready(&self) -> bool {
-        self.phase() == Phase::Serving && !*self.stalled.borrow() && self.engine().is_some_and(|engine| !engine.is_closed())
+        self.phase() == Phase::Serving
+            && !*self.stalled.borrow()
+            && self.engine().is_some_and(|engine| !engine.is_closed())
     }
 
     /// RPCs of Inference that are not answered to the end.

@@ -2,7 +2,7 @@
 //! protocol, pass their deadlines or ask for NaN, on a KV pool so small that sequences preempt each other. Every request
 //! that was accepted ends once, nothing of it stays behind, and a control stream's text does not change by a bit.
 //!
-//! `CHAOS_KILLS` is the number of clients, `CHAOS_SEED` what they are drawn from. A client's choices depend on the seed
+//! `CHAOS_CLIENTS` is the number of clients, `CHAOS_SEED` what they are drawn from. A client's choices depend on the seed
 //! and its number alone; what meets what is up to the machine.
 
 mod journal;
@@ -23,22 +23,23 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tonic::Code;
 
-const KILLS: u64 = 10_000;
+/// So that more than 10 000 of them go before their time.
+const CLIENTS: u64 = 15_000;
 /// Clients at the same time.
 const WORKERS: usize = 32;
 const SLOW_READERS: usize = 2;
-/// 128 blocks of 4 tokens.
+/// 64 blocks of 4 tokens.
 const FLAGS: [&str; 10] = [
     "--max-num-seqs",
-    "8",
+    "16",
     "--max-num-batched-tokens",
-    "64",
+    "24",
     "--max-queued",
-    "64",
+    "60",
     "--block-size",
     "4",
     "--kv-cache",
-    "128KiB",
+    "64KiB",
 ];
 
 /// The transport warns of clients that open and reset streams faster than it bears, as some here do.
@@ -251,14 +252,32 @@ fn check(journal: &Journal, metrics: &str, seen: &[(String, Seen)]) {
         match seen {
             Seen::Nothing => {}
             Seen::Well => assert_eq!(ended, Some(&Ended::Well), "{id}"),
+            Seen::Late => assert!(ended.is_some(), "{id}"),
             Seen::Failed => assert_eq!(ended, Some(&Ended::Failed), "{id}"),
             Seen::Refused => assert_eq!(ended, None, "{id}"),
         }
     }
-    for (name, least) in [("llorch_preemptions_total", 1.0), ("llorch_slow_consumers_total", 1.0)] {
-        assert!(metric(metrics, name) >= least, "{name} was meant to be at least {least}");
-    }
     assert_eq!(metric(metrics, "llorch_engine_restarts_total"), 0.0);
+}
+
+/// What a run is meant to exercise. How often, is up to the machine; the figures are printed.
+fn check_coverage(journal: &Journal, metrics: &str, seen: &[(String, Seen)]) {
+    let gone = tally(seen, Seen::Nothing);
+    assert!(gone > seen.len() / 2, "{gone} of {} clients went", seen.len());
+    let cancelled = |stage: &str| metric(metrics, &format!("llorch_requests_cancelled_total{{stage=\"{stage}\"}}"));
+    let rejected = metric(metrics, "llorch_admission_rejections_total{reason=\"queue_full\"}");
+    eprintln!("chaos: {} cancelled in the prefill, {rejected} refused by a full queue", cancelled("prefill"));
+    let counts = [
+        ("cancelled in the queue", cancelled("queue")),
+        ("cancelled in the decode", cancelled("decode")),
+        ("preempted", journal.preempted as f64),
+        ("late", tally(seen, Seen::Late) as f64),
+        ("NaN", journal.poisoned as f64),
+    ];
+    for (what, count) in counts {
+        eprintln!("chaos: {count} {what}");
+        assert!(count > 0.0, "nothing was {what}");
+    }
 }
 
 /// How often clients saw what.
@@ -269,7 +288,7 @@ fn tally(seen: &[(String, Seen)], kind: Seen) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_die_anywhere_leave_nothing_behind() {
     covers!("LAW-1", "LAW-2", "LAW-3", "LAW-4", "LAW-5", "API-30", "API-41", "API-42");
-    let (kills, seed) = (from_environment("CHAOS_KILLS", KILLS), from_environment("CHAOS_SEED", 1));
+    let (clients, seed) = (from_environment("CHAOS_CLIENTS", CLIENTS), from_environment("CHAOS_SEED", 1));
     let _replay = Replay { variable: "CHAOS_SEED", seed };
     let (_directory, path) = poisoned_model_file();
     let mut process = Process::start_with_env(&path, &FLAGS, &[("LLORCH_LOG", FILTER)]);
@@ -277,9 +296,9 @@ async fn clients_that_die_anywhere_leave_nothing_behind() {
     let journal = std::thread::spawn(move || Journal::read(log));
     let mut bench = Bench::start(process, seed).await;
     let begin = Instant::now();
-    bench.round("first", 0..kills / 2).await;
+    bench.round("first", 0..clients / 2).await;
     let at_half = resident_bytes(&bench.process);
-    bench.round("second", kills / 2..kills).await;
+    bench.round("second", clients / 2..clients).await;
     let at_end = resident_bytes(&bench.process);
     let seconds = begin.elapsed().as_secs_f64();
     let metrics = bench.process.metrics();
@@ -287,11 +306,11 @@ async fn clients_that_die_anywhere_leave_nothing_behind() {
     assert_eq!(bench.process.exit().0.code(), Some(0));
     let journal = journal.join().expect("a readable log");
     eprintln!(
-        "chaos: seed {seed}, {kills} clients in {seconds:.1} s; {} requests accepted; clients saw {} end well, {} fail, {} \
+        "chaos: seed {seed}, {clients} clients in {seconds:.1} s; {} requests accepted; clients saw {} end well, {} fail, {} \
          refused, {} not at all; {} preemptions; resident {} KiB at half, {} KiB at the end",
         journal.ended.len(),
         tally(&bench.seen, Seen::Well),
-        tally(&bench.seen, Seen::Failed),
+        tally(&bench.seen, Seen::Failed) + tally(&bench.seen, Seen::Late),
         tally(&bench.seen, Seen::Refused),
         tally(&bench.seen, Seen::Nothing),
         journal.preempted,
@@ -299,6 +318,7 @@ async fn clients_that_die_anywhere_leave_nothing_behind() {
         at_end >> 10,
     );
     check(&journal, &metrics, &bench.seen);
-    let bound = (8 << 20) + kills / 2 * LEAK_BYTES / 8;
+    check_coverage(&journal, &metrics, &bench.seen);
+    let bound = (8 << 20) + clients / 2 * LEAK_BYTES / 8;
     assert!(at_end.saturating_sub(at_half) < bound, "{at_half} bytes at half, {at_end} at the end, {bound} allowed");
 }

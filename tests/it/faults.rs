@@ -10,9 +10,9 @@ use llorch_cpud::server::proto::{GenerateRequest, KvOptions, SamplingParams};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 const PROMPT: [u32; 5] = [1, 70, 71, 72, 73];
 /// A step that computes this token panics, where a test says so.

@@ -18,7 +18,8 @@ fn handle() -> (EngineHandle, crossbeam_channel::Receiver<Submission>) {
     window.push(StepSample { duration: Duration::from_secs(1), prompt_tokens: 100, generated_tokens: 0 });
     let admission = Admission::new(QueueLimits { max_queued: 100, max_queued_tokens: 100_000 });
     let metrics = Arc::new(Metrics::new().unwrap());
-    let shared = Arc::new(Shared { facts, admission, load: Mutex::new(window), heartbeat: Heartbeat::default(), metrics });
+    let shared =
+        Arc::new(Shared { facts, admission, load: Mutex::new(window), heartbeat: Heartbeat::default(), metrics });
     let (sender, inbox) = crossbeam_channel::bounded(100);
     (EngineHandle { shared, inbox: sender }, inbox)
 }
