@@ -178,7 +178,7 @@ async fn load(args: ServeArgs, state: Arc<ServerState>) -> Result<(), CliError> 
     }
 }
 
-/// In debug builds `LLORCH_TEST_FAULT_TOKEN` names a token that makes a step panic: tests see what follows in a process.
+/// In debug builds `LLORCH_TEST_FAULT_TOKEN` names a token that makes a step panic: tests see what follows.
 #[cfg(debug_assertions)]
 fn with_test_fault(mut engine: Engine<Decoder>) -> Engine<Decoder> {
     if let Some(token) = std::env::var("LLORCH_TEST_FAULT_TOKEN").ok().and_then(|token| token.parse().ok()) {

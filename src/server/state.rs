@@ -97,8 +97,8 @@ impl ServerState {
         *self.phase.borrow()
     }
 
-    /// Whether requests are taken and answered: a model is loaded, its engine lives and goes on, and the server does not
-    /// drain.
+    /// Whether requests are taken and answered: a model is loaded, its engine lives and goes on, and the server does
+    /// not drain.
     pub fn is_ready(&self) -> bool {
         self.phase() == Phase::Serving
             && !*self.stalled.borrow()

@@ -1,9 +1,10 @@
-//! Chaos on the real binary: thousands of clients that die anywhere, hold half-open connections, do not read, break the
-//! protocol, pass their deadlines or ask for NaN, on a KV pool so small that sequences preempt each other. Every request
-//! that was accepted ends once, nothing of it stays behind, and a control stream's text does not change by a bit.
+//! Chaos on the real binary: thousands of clients that die anywhere, hold half-open connections, do not read, break
+//! the protocol, pass their deadlines or ask for NaN, on a KV pool so small that sequences preempt each other. Every
+//! request that was accepted ends once, nothing of it stays behind, and a control stream's text does not change by a
+//! bit.
 //!
-//! `CHAOS_CLIENTS` is the number of clients, `CHAOS_SEED` what they are drawn from. A client's choices depend on the seed
-//! and its number alone; what meets what is up to the machine.
+//! `CHAOS_CLIENTS` is the number of clients, `CHAOS_SEED` what they are drawn from. A client's choices depend on the
+//! seed and its number alone; what meets what is up to the machine.
 
 mod journal;
 mod kill;
@@ -306,8 +307,8 @@ async fn clients_that_die_anywhere_leave_nothing_behind() {
     assert_eq!(bench.process.exit().0.code(), Some(0));
     let journal = journal.join().expect("a readable log");
     eprintln!(
-        "chaos: seed {seed}, {clients} clients in {seconds:.1} s; {} requests accepted; clients saw {} end well, {} fail, {} \
-         refused, {} not at all; {} preemptions; resident {} KiB at half, {} KiB at the end",
+        "chaos: seed {seed}, {clients} clients in {seconds:.1} s; {} requests accepted; clients saw {} end well, \
+         {} fail, {} refused, {} not at all; {} preemptions; resident {} KiB at half, {} KiB at the end",
         journal.ended.len(),
         tally(&bench.seen, Seen::Well),
         tally(&bench.seen, Seen::Failed) + tally(&bench.seen, Seen::Late),

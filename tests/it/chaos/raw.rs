@@ -116,8 +116,8 @@ pub fn breach(which: u32) -> Vec<u8> {
 
 pub const NUM_BREACHES: u32 = 10;
 
-/// Bodies that are no message of the call: nothing, half a prefix, a compressed one, a length without an end, bytes that
-/// protobuf cannot read.
+/// Bodies that are no message of the call: nothing, half a prefix, a compressed one, a length without an end, bytes
+/// that protobuf cannot read.
 pub fn bad_body(which: u32) -> Vec<u8> {
     match which {
         0 => vec![],
