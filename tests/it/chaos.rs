@@ -162,7 +162,8 @@ impl Bench {
         // A task lives a little longer than what it counts.
         let readings: Vec<Holdings> = (0..20).map(|_| Holdings::of(&process)).collect();
         let least = |a: &Holdings, b: &Holdings| a.io_tasks.total_cmp(&b.io_tasks);
-        let at_rest = readings.into_iter().min_by(least).expect("some readings");
+        let descriptors = readings.iter().map(|reading| reading.descriptors).min().expect("some readings");
+        let at_rest = Holdings { descriptors, ..readings.into_iter().min_by(least).expect("some readings") };
         Self { process, seed, at_rest, alone, samples, seen, cut: 0.0 }
     }
 
