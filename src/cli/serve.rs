@@ -5,10 +5,12 @@ use super::duration;
 use super::error::CliError;
 use super::model_args::{self, EngineLimits, LoadedEngine, ModelArgs};
 use super::tenant_weight::{self, TenantWeight};
+use crate::engine::Engine;
 use crate::engine::actor;
 use crate::engine::handle::QueueLimits;
 use crate::kernels::Isa;
 use crate::metrics::Metrics;
+use crate::model::decoder::Decoder;
 use crate::server::info::ServerInfo;
 use crate::server::limits::ServerLimits;
 use crate::server::state::ServerState;
@@ -74,6 +76,9 @@ pub struct ServeArgs {
     /// How long running requests may take to finish after SIGTERM or Ctrl-C, such as 30s or 500ms.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
     drain_timeout: Duration,
+    /// An engine that completes no step for so long, though there is work, makes health NOT_SERVING.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
+    stall_timeout: Duration,
     /// Milliseconds from token to token to aim at while long prompts come in: they are computed in pieces that leave
     /// so much time [default: twice a step without prompts, at least 50].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
@@ -143,6 +148,7 @@ fn server_limits(args: &ServeArgs) -> Result<ServerLimits, CliError> {
         max_connections: args.max_connections,
         max_concurrent_streams: args.max_concurrent_streams,
         drain_timeout: args.drain_timeout,
+        stall_timeout: args.stall_timeout,
         ..ServerLimits::default()
     })
 }
@@ -180,7 +186,7 @@ async fn load(args: ServeArgs, weights: Vec<(Arc<str>, f64)>, state: Arc<ServerS
     let loaded = tokio::task::spawn_blocking(move || model_args::load(&args.model, engine_limits));
     let LoadedEngine { mut engine, tokenizer, info: model, .. } = loaded.await.map_err(|e| internal(&e))??;
     engine.set_tenant_weights(&weights);
-    let metrics = Arc::clone(&state.metrics);
+    let (engine, metrics) = (with_test_fault(engine), Arc::clone(&state.metrics));
     let (handle, thread) = actor::spawn(engine, queue, target_itl, metrics).map_err(|e| internal(&e))?;
     let facts = handle.facts();
     tracing::info!(name = model.name, architecture = model.architecture, file_type = model.file_type, "model");
@@ -193,6 +199,20 @@ async fn load(args: ServeArgs, weights: Vec<(Arc<str>, f64)>, state: Arc<ServerS
         Ok(Err(gone)) => Err(internal(&gone)),
         Err(_) => Err(CliError::Internal("the engine's thread panicked".into())),
     }
+}
+
+/// In debug builds `LLORCH_TEST_FAULT_TOKEN` names a token that makes a step panic: tests see what follows.
+#[cfg(debug_assertions)]
+fn with_test_fault(mut engine: Engine<Decoder>) -> Engine<Decoder> {
+    if let Some(token) = std::env::var("LLORCH_TEST_FAULT_TOKEN").ok().and_then(|token| token.parse().ok()) {
+        engine.panic_on(token);
+    }
+    engine
+}
+
+#[cfg(not(debug_assertions))]
+fn with_test_fault(engine: Engine<Decoder>) -> Engine<Decoder> {
+    engine
 }
 
 /// The first SIGINT or SIGTERM drains, the second ends.

@@ -3,6 +3,7 @@
 use super::admission::{Admission, QueueLimits};
 use super::delivery::Delivery;
 use super::handle::{EngineFacts, EngineHandle, Submission};
+use super::heartbeat::Heartbeat;
 use super::load::{EngineCounts, LoadWindow, StepSample};
 use super::pacing::Pacing;
 use super::request::{NewRequest, NewSequence};
@@ -62,7 +63,7 @@ pub fn spawn<M: Model + 'static>(
     metrics.engine.kv_block_size.set(f64::from(facts.block_size));
     let load = Mutex::new(LoadWindow::default());
     let admission = Admission::new(limits, facts.num_blocks);
-    let shared = Arc::new(Shared { facts, admission, load, metrics });
+    let shared = Arc::new(Shared { facts, admission, load, heartbeat: Heartbeat::default(), metrics });
     // Every queued request fits: the admission counts at least one for each.
     let (sender, inbox) = crossbeam_channel::bounded(limits.max_queued.max(1) as usize);
     let delivery = Delivery::new(Arc::clone(&shared));
@@ -85,6 +86,7 @@ impl<M: Model> Actor<M> {
     fn run(mut self) -> Result<(), EngineGone> {
         self.engine.bind_thread();
         while self.take_in() {
+            self.shared.heartbeat.set_busy(true);
             let now = Instant::now();
             let Self { delivery, engine, .. } = &mut self;
             delivery.reap(now, &mut |id| {
@@ -99,6 +101,7 @@ impl<M: Model> Actor<M> {
             if !self.engine.has_work() {
                 self.batch_sequences = 0;
             }
+            self.shared.heartbeat.set_busy(!self.delivery.is_empty());
             self.publish();
         }
         Ok(())
@@ -135,6 +138,7 @@ impl<M: Model> Actor<M> {
         if catch_unwind(AssertUnwindSafe(|| self.plan_and_run(begin))).is_err() {
             return self.recover(begin);
         }
+        self.shared.heartbeat.beat();
         let end = Instant::now();
         self.batch_sequences = self.engine.report().num_sequences;
         // Before the events: whoever hears of an end finds the blocks free.
@@ -164,7 +168,11 @@ impl<M: Model> Actor<M> {
     /// A step. What it takes up has left the queue before it runs: a step can be long.
     fn plan_and_run(&mut self, begin: Instant) {
         let max_prefill_tokens = self.pacing.max_prefill_tokens(self.engine.scheduler().num_decoding());
-        for first in &self.engine.plan_step(max_prefill_tokens).first_scheduled {
+        let plan = self.engine.plan_step(max_prefill_tokens);
+        for &id in &plan.preempted {
+            self.delivery.preempted(id);
+        }
+        for first in &plan.first_scheduled {
             self.delivery.started(first.id, first.cached_tokens, begin);
         }
         self.publish();

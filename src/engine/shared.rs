@@ -2,6 +2,7 @@
 
 use super::admission::Admission;
 use super::backlog::Taken;
+use super::heartbeat::Heartbeat;
 use super::load::{EngineCounts, LoadSnapshot, LoadWindow};
 use super::wait_estimate::{Ahead, Candidate};
 use crate::metrics::Metrics;
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub facts: EngineFacts,
     pub admission: Admission,
     pub load: Mutex<LoadWindow>,
+    pub heartbeat: Heartbeat,
     pub metrics: Arc<Metrics>,
 }
 

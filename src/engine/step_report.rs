@@ -91,7 +91,7 @@ impl StepReport {
         self.hit_tokens = plan.num_hit_tokens;
         self.num_copies = plan.copies.len() as u32;
         self.recomputed_tokens = plan.num_recomputed_tokens;
-        self.num_preempted = plan.num_preempted;
+        self.num_preempted = plan.num_preempted();
     }
 
     pub(super) fn end(&mut self, scheduler: &Scheduler) {

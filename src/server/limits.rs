@@ -64,6 +64,8 @@ pub struct ServerLimits {
     /// Of what a response other than a stream holds.
     pub max_response_bytes: usize,
     pub drain_timeout: Duration,
+    /// An engine that completes no step for so long, though there is work, has stalled.
+    pub stall_timeout: Duration,
 }
 
 impl Default for ServerLimits {
@@ -89,6 +91,7 @@ impl Default for ServerLimits {
             max_waiting_encodes: 256,
             max_response_bytes: 64 << 20,
             drain_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(10),
         }
     }
 }
