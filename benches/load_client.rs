@@ -154,7 +154,7 @@ fn cpu_seconds() -> Option<f64> {
 }
 
 async fn measure(url: &str) -> String {
-    let target = Arc::new(Target::connect(url, 1, false).await.expect("the server listens"));
+    let target = Arc::new(Target::connect(url, 1, false, "").await.expect("the server listens"));
     let workload = Workload {
         requests: REQUESTS,
         prompt_tokens: Length { min: 32, max: 32 },

@@ -28,7 +28,7 @@ const LENGTH_BUCKETS: &[f64] = &[
 /// Prometheus' own name for it, whatever the program.
 const PROCESS_START: &str = "process_start_time_seconds";
 
-const GAUGES: [(&str, &str); 18] = [
+const GAUGES: [(&str, &str); 22] = [
     (PROCESS_START, "Start of the process, seconds since 1970"),
     ("llorch_requests_running", "Sequences that run"),
     ("llorch_requests_waiting", "Sequences that wait for their first step"),
@@ -50,6 +50,10 @@ const GAUGES: [(&str, &str); 18] = [
     ("llorch_build_info", "1; the labels describe the build"),
     ("llorch_model_info", "1; the labels describe the model"),
     ("llorch_connections", "Open gRPC connections"),
+    ("llorch_open_rpcs", "RPCs of Inference that are not answered to the end"),
+    ("llorch_receiving_bytes", "Held by request messages on their way in"),
+    ("llorch_io_tasks", "Asynchronous tasks that live: connections, streams, and some that always do"),
+    ("llorch_engine_stalled", "1 while no step completes though there is work"),
 ];
 
 const COUNTERS: [(&str, &str); 13] = [
@@ -90,6 +94,10 @@ pub struct Metrics {
     pub slow_consumers: Counter,
     pub model_loaded: Gauge,
     pub connections: Gauge,
+    pub open_rpcs: Gauge,
+    pub receiving_bytes: Gauge,
+    pub io_tasks: Gauge,
+    pub engine_stalled: Gauge,
 }
 
 /// What the actor records.
@@ -142,17 +150,24 @@ impl Metrics {
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (engine, slow_consumers, model_loaded, connections) = with_local_recorder(&recorder, || {
+        let (engine, slow_consumers) = with_local_recorder(&recorder, || {
             describe();
             gauge!(PROCESS_START).set(since_1970.as_secs_f64());
-            (
-                EngineMetrics::new(),
-                counter!("llorch_slow_consumers_total"),
-                gauge!("llorch_model_loaded"),
-                gauge!("llorch_connections"),
-            )
+            (EngineMetrics::new(), counter!("llorch_slow_consumers_total"))
         });
-        Ok(Self { recorder, handle, engine, slow_consumers, model_loaded, connections })
+        let own = |name: &'static str| with_local_recorder(&recorder, || gauge!(name));
+        Ok(Self {
+            engine,
+            slow_consumers,
+            model_loaded: own("llorch_model_loaded"),
+            connections: own("llorch_connections"),
+            open_rpcs: own("llorch_open_rpcs"),
+            receiving_bytes: own("llorch_receiving_bytes"),
+            io_tasks: own("llorch_io_tasks"),
+            engine_stalled: own("llorch_engine_stalled"),
+            recorder,
+            handle,
+        })
     }
 
     /// The Prometheus text.

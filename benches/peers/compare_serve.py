@@ -3,7 +3,7 @@
 
     benches/peers/compare_serve.py --ours target/release/llorch-cpud --llama-server PATH --model FILE.gguf \\
         [--concurrency 32] [--rate R] [--requests 64] [--prompt-tokens 128] [--gen-tokens 64] [--rounds 3] \\
-        [--open-loop 0.8] [--llama-flags="--no-repack"]
+        [--open-loop 0.8] [--serve-flags="--target-itl 100"] [--llama-flags="--no-repack"]
 
 Each round starts one server on a free port, loads it, stops it, and does the same with the other: never both at once.
 Both get the same requests from the same client. Prints each round, the medians, and the median ratio with its spread.
@@ -49,6 +49,7 @@ def parse():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--open-loop", type=float, metavar="SHARE")
+    parser.add_argument("--serve-flags", default="", help="more flags of our server, in one text")
     parser.add_argument("--llama-flags", default="", help="more flags of llama-server, in one text")
     return parser.parse_args()
 
@@ -65,7 +66,7 @@ def wait_for(condition, server, log, what):
 
 def start_ours(args, log):
     command = [args.ours, "serve", "--model", args.model, "--threads", str(args.threads),
-               "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+               "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *args.serve_flags.split()]
     server = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT)
 
     def bound(flag):

@@ -49,6 +49,9 @@ pub struct BenchServeArgs {
     /// Let prompts come from the prefix cache.
     #[arg(long)]
     pub(super) prefix_cache: bool,
+    /// Send all requests as this tenant's, over gRPC.
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub(super) tenant: String,
     /// Sampling parameters of the requests.
     #[arg(long, value_enum, default_value_t = SamplingKind::Greedy)]
     pub(super) sampling: SamplingKind,

@@ -33,7 +33,8 @@ impl<'a> Session<'a> {
     /// Opens the target with connections for `load`, the highest to come where it is known.
     pub async fn open(args: &'a BenchServeArgs, load: Option<Load>) -> Result<Self, CliError> {
         let connections = args.connections.map_or_else(|| default_connections(load), |count| count as usize);
-        let target = Target::connect(&args.target, connections, args.prefix_cache).await.map_err(load_error)?;
+        let target = Target::connect(&args.target, connections, args.prefix_cache, &args.tenant);
+        let target = target.await.map_err(load_error)?;
         let info = target.info().await.map_err(load_error)?;
         let missing = || CliError::Usage(format!("--vocab-size: is needed, {} does not tell it", args.target));
         let vocab_size = args.vocab_size.or(info.vocab_size).ok_or_else(missing)?;

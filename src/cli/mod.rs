@@ -20,6 +20,7 @@ pub mod progress;
 pub mod quantize;
 pub mod serve;
 pub mod synth;
+mod tenant_weight;
 pub mod tokenize;
 pub mod top;
 pub mod trace;
@@ -164,6 +165,7 @@ mod tests {
             match limit {
                 "message_timeout" => assert_eq!(limits.message_timeout, time()),
                 "drain_timeout" => assert_eq!(limits.drain_timeout, time()),
+                "stall_timeout" => assert_eq!(limits.stall_timeout, time()),
                 "preface_timeout" => assert_eq!(limits.preface_timeout, time()),
                 "keepalive_interval" => assert_eq!(limits.keepalive_interval, time()),
                 "keepalive_timeout" => assert_eq!(limits.keepalive_timeout, time()),
@@ -195,6 +197,7 @@ mod tests {
                 "stop_bytes" => MAX_STOPS_BYTES,
                 "stop_token_ids" => MAX_STOP_TOKEN_IDS,
                 "logit_bias" => MAX_LOGIT_BIAS,
+                "tenant" => MAX_TENANT,
                 other => panic!("no limit {other}"),
             };
             number as u64

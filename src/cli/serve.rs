@@ -4,10 +4,13 @@ use super::byte_size::ByteSize;
 use super::duration;
 use super::error::CliError;
 use super::model_args::{self, EngineLimits, LoadedEngine, ModelArgs};
+use super::tenant_weight::{self, TenantWeight};
+use crate::engine::Engine;
 use crate::engine::actor;
 use crate::engine::handle::QueueLimits;
 use crate::kernels::Isa;
 use crate::metrics::Metrics;
+use crate::model::decoder::Decoder;
 use crate::server::info::ServerInfo;
 use crate::server::limits::ServerLimits;
 use crate::server::state::ServerState;
@@ -73,20 +76,21 @@ pub struct ServeArgs {
     /// How long running requests may take to finish after SIGTERM or Ctrl-C, such as 30s or 500ms.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration::parse)]
     drain_timeout: Duration,
-    /// Inter-token latency to aim at. Not built yet.
-    #[arg(long, value_name = "MS", hide = true)]
-    target_itl: Option<String>,
-    /// A tenant's share. Not built yet.
-    #[arg(long, value_name = "NAME=W", hide = true)]
-    tenant_weight: Vec<String>,
+    /// An engine that completes no step for so long, though there is work, makes health NOT_SERVING.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
+    stall_timeout: Duration,
+    /// Milliseconds from token to token to aim at while long prompts come in: they are computed in pieces that leave
+    /// so much time [default: twice a step without prompts, at least 50].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    target_itl: Option<u64>,
+    /// The share of a tenant among those that wait, 0.01 to 100; all others have 1. May be given again, or with commas.
+    #[arg(long, value_name = "NAME=W", value_delimiter = ',')]
+    tenant_weight: Vec<TenantWeight>,
 }
 
 /// Runs the command.
 pub fn run(args: ServeArgs) -> Result<(), CliError> {
-    let unbuilt = [("--target-itl", args.target_itl.is_some()), ("--tenant-weight", !args.tenant_weight.is_empty())];
-    if let Some((flag, _)) = unbuilt.into_iter().find(|(_, given)| *given) {
-        return Err(CliError::Config(format!("{flag}: not built yet")));
-    }
+    let weights = tenant_weight::distinct(args.tenant_weight.clone())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(IO_THREADS)
         .max_blocking_threads(16)
@@ -94,13 +98,13 @@ pub fn run(args: ServeArgs) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(|e| CliError::Internal(format!("no runtime: {e}")))?;
-    let result = runtime.block_on(serve(args));
+    let result = runtime.block_on(serve(args, weights));
     // A model that is still being loaded must not hold up the end.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(args: ServeArgs) -> Result<(), CliError> {
+async fn serve(args: ServeArgs, weights: Vec<(Arc<str>, f64)>) -> Result<(), CliError> {
     let isa: Isa = args.model.isa.parse().map_err(|e: crate::kernels::IsaError| CliError::Config(e.to_string()))?;
     let info = ServerInfo { isa: isa.name().into(), threads: args.model.num_threads() };
     let limits = server_limits(&args)?;
@@ -112,7 +116,7 @@ async fn serve(args: ServeArgs) -> Result<(), CliError> {
     tokio::spawn(forward_signals(shutdown.clone())?);
     tokio::spawn(server::serve_metrics(metrics_listener, Arc::clone(&state)));
     let mut server = tokio::spawn(server::run(listener, Arc::clone(&state), receiver));
-    let loading = tokio::spawn(load(args, Arc::clone(&state)));
+    let loading = tokio::spawn(load(args, weights, Arc::clone(&state)));
     tokio::select! {
         // Only a signal ends the server while the model is loaded or runs.
         ended = &mut server => server_result(ended),
@@ -144,6 +148,7 @@ fn server_limits(args: &ServeArgs) -> Result<ServerLimits, CliError> {
         max_connections: args.max_connections,
         max_concurrent_streams: args.max_concurrent_streams,
         drain_timeout: args.drain_timeout,
+        stall_timeout: args.stall_timeout,
         ..ServerLimits::default()
     })
 }
@@ -169,20 +174,23 @@ async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, CliError> 
 }
 
 /// Loads the model, serves it, and returns when that has failed for good.
-async fn load(args: ServeArgs, state: Arc<ServerState>) -> Result<(), CliError> {
+async fn load(args: ServeArgs, weights: Vec<(Arc<str>, f64)>, state: Arc<ServerState>) -> Result<(), CliError> {
     let engine_limits = EngineLimits {
         max_num_seqs: args.max_num_seqs,
         max_num_batched_tokens: args.max_num_batched_tokens,
         default_max_model_len: None,
     };
     let queue = queue_limits(&args);
+    let target_itl = args.target_itl.map(Duration::from_millis);
     let internal = |e: &dyn std::fmt::Display| CliError::Internal(e.to_string());
     let loaded = tokio::task::spawn_blocking(move || model_args::load(&args.model, engine_limits));
-    let LoadedEngine { engine, tokenizer, info: model, .. } = loaded.await.map_err(|e| internal(&e))??;
-    let (handle, thread) = actor::spawn(engine, queue, Arc::clone(&state.metrics)).map_err(|e| internal(&e))?;
+    let LoadedEngine { mut engine, tokenizer, info: model, .. } = loaded.await.map_err(|e| internal(&e))??;
+    engine.set_tenant_weights(&weights);
+    let (engine, metrics) = (with_test_fault(engine), Arc::clone(&state.metrics));
+    let (handle, thread) = actor::spawn(engine, queue, target_itl, metrics).map_err(|e| internal(&e))?;
     let facts = handle.facts();
     tracing::info!(name = model.name, architecture = model.architecture, file_type = model.file_type, "model");
-    tracing::info!(engine = ?facts, queue = ?queue, server = ?state.limits, "limits");
+    tracing::info!(engine = ?facts, queue = ?queue, tenant_weights = ?weights, server = ?state.limits, "limits");
     state.set_model(handle, tokenizer, model);
     tracing::info!("serving");
     let ended = tokio::task::spawn_blocking(move || thread.join()).await.map_err(|e| internal(&e))?;
@@ -191,6 +199,20 @@ async fn load(args: ServeArgs, state: Arc<ServerState>) -> Result<(), CliError> 
         Ok(Err(gone)) => Err(internal(&gone)),
         Err(_) => Err(CliError::Internal("the engine's thread panicked".into())),
     }
+}
+
+/// In debug builds `LLORCH_TEST_FAULT_TOKEN` names a token that makes a step panic: tests see what follows.
+#[cfg(debug_assertions)]
+fn with_test_fault(mut engine: Engine<Decoder>) -> Engine<Decoder> {
+    if let Some(token) = std::env::var("LLORCH_TEST_FAULT_TOKEN").ok().and_then(|token| token.parse().ok()) {
+        engine.panic_on(token);
+    }
+    engine
+}
+
+#[cfg(not(debug_assertions))]
+fn with_test_fault(engine: Engine<Decoder>) -> Engine<Decoder> {
+    engine
 }
 
 /// The first SIGINT or SIGTERM drains, the second ends.

@@ -3,7 +3,9 @@
 use super::admission::{Admission, QueueLimits};
 use super::delivery::Delivery;
 use super::handle::{EngineFacts, EngineHandle, Submission};
+use super::heartbeat::Heartbeat;
 use super::load::{EngineCounts, LoadWindow, StepSample};
+use super::pacing::Pacing;
 use super::request::{NewRequest, NewSequence};
 use super::shared::Shared;
 use super::{Engine, StepReport};
@@ -33,16 +35,19 @@ struct Actor<M> {
     delivery: Delivery,
     shared: Arc<Shared>,
     batch_sequences: u32,
+    pacing: Pacing,
     /// When the actor began: the zero of the scheduler's clock.
     begin: Instant,
     faults: VecDeque<Instant>,
 }
 
-/// Starts the thread `llorch-engine`. It ends when the last handle is gone and the last request is done, or with
-/// [`EngineGone`].
+/// Starts the thread `llorch-engine`. `target_itl` is the time from token to token that prompts are to leave to those
+/// who decode, as in [`Pacing::new`]. The thread ends when the last handle is gone and the last request is done, or
+/// with [`EngineGone`].
 pub fn spawn<M: Model + 'static>(
     engine: Engine<M>,
     limits: QueueLimits,
+    target_itl: Option<Duration>,
     metrics: Arc<Metrics>,
 ) -> io::Result<(EngineHandle, JoinHandle<Result<(), EngineGone>>)> {
     let config = engine.scheduler().config();
@@ -53,11 +58,12 @@ pub fn spawn<M: Model + 'static>(
         max_num_batched_tokens: config.max_num_batched_tokens,
         block_size: config.block_size,
         num_blocks: config.num_blocks,
+        target_itl,
     };
     metrics.engine.kv_block_size.set(f64::from(facts.block_size));
     let load = Mutex::new(LoadWindow::default());
     let admission = Admission::new(limits, facts.num_blocks);
-    let shared = Arc::new(Shared { facts, admission, load, metrics });
+    let shared = Arc::new(Shared { facts, admission, load, heartbeat: Heartbeat::default(), metrics });
     // Every queued request fits: the admission counts at least one for each.
     let (sender, inbox) = crossbeam_channel::bounded(limits.max_queued.max(1) as usize);
     let delivery = Delivery::new(Arc::clone(&shared));
@@ -67,6 +73,7 @@ pub fn spawn<M: Model + 'static>(
         delivery,
         shared: Arc::clone(&shared),
         batch_sequences: 0,
+        pacing: Pacing::new(target_itl, facts.max_num_batched_tokens),
         begin: Instant::now(),
         faults: VecDeque::new(),
     };
@@ -79,6 +86,7 @@ impl<M: Model> Actor<M> {
     fn run(mut self) -> Result<(), EngineGone> {
         self.engine.bind_thread();
         while self.take_in() {
+            self.shared.heartbeat.set_busy(true);
             let now = Instant::now();
             let Self { delivery, engine, .. } = &mut self;
             delivery.reap(now, &mut |id| {
@@ -93,6 +101,7 @@ impl<M: Model> Actor<M> {
             if !self.engine.has_work() {
                 self.batch_sequences = 0;
             }
+            self.shared.heartbeat.set_busy(!self.delivery.is_empty());
             self.publish();
         }
         Ok(())
@@ -129,11 +138,13 @@ impl<M: Model> Actor<M> {
         if catch_unwind(AssertUnwindSafe(|| self.plan_and_run(begin))).is_err() {
             return self.recover(begin);
         }
+        self.shared.heartbeat.beat();
         let end = Instant::now();
         self.batch_sequences = self.engine.report().num_sequences;
         // Before the events: whoever hears of an end finds the blocks free.
         self.publish();
         let report = self.engine.report();
+        self.pacing.record(report.num_decode_rows, report.num_tokens - report.num_decode_rows, end - begin);
         record_step(&self.shared, report, end - begin);
         for scheduled in self.engine.plan().sequences.iter().filter(|scheduled| !scheduled.samples) {
             self.delivery.progressed(scheduled.id, scheduled.num_tokens);
@@ -156,7 +167,12 @@ impl<M: Model> Actor<M> {
 
     /// A step. What it takes up has left the queue before it runs: a step can be long.
     fn plan_and_run(&mut self, begin: Instant) {
-        for first in &self.engine.plan_step(u32::MAX).first_scheduled {
+        let max_prefill_tokens = self.pacing.max_prefill_tokens(self.engine.scheduler().num_decoding());
+        let plan = self.engine.plan_step(max_prefill_tokens);
+        for &id in &plan.preempted {
+            self.delivery.preempted(id);
+        }
+        for first in &plan.first_scheduled {
             self.delivery.started(first.id, first.cached_tokens, begin);
         }
         self.publish();

@@ -142,10 +142,18 @@ impl Delivery {
             shared.admission.leave_queue(&open.ticket, index as u32);
             open.ticket.reached(Stage::Prefill);
             shared.metrics.engine.queue_time.record(now.saturating_duration_since(open.ticket.submitted).as_secs_f64());
+            open.ticket.trace.first_scheduled(index, cached_tokens, &line.timings(open.ticket.submitted));
             self.num_not_started = self.num_not_started.saturating_sub(1);
             if index == 0 {
                 self.set_due(key);
             }
+        }
+    }
+
+    /// A sequence lost its blocks to others.
+    pub fn preempted(&mut self, id: SeqId) {
+        if let Some((_, open, index)) = self.find(id) {
+            open.ticket.trace.preempted(index);
         }
     }
 
@@ -165,6 +173,7 @@ impl Delivery {
                 open.pending = 0;
                 open.ticket.reached(Stage::Decode);
                 metrics.ttft.record(now.saturating_duration_since(submitted).as_secs_f64());
+                open.ticket.trace.first_token(index, &line.timings(submitted));
             }
         }
         line.last_token = Some(now);
@@ -177,7 +186,7 @@ impl Delivery {
         let line = *line;
         let done = open.is_done();
         if let Some(finish) = finish {
-            record_finish(&shared, &open.ticket, &line, finish.reason, now);
+            record_finish(&shared, &open.ticket, index, &line, finish.reason, now);
         }
         if done {
             // The id is free before the client can know that the request ended.
@@ -226,7 +235,7 @@ impl Delivery {
                 line.ended = true;
                 abort(SeqId(key + index as u64));
                 self.shared.load().estimator.observe_stop(line.generated);
-                record_finish(&self.shared, &open.ticket, line, FinishReason::Stop, now);
+                record_finish(&self.shared, &open.ticket, index, line, FinishReason::Stop, now);
             }
         }
         if open.is_done() {
@@ -283,6 +292,7 @@ impl Delivery {
             }
         }
         self.shared.admission.end(&open.ticket);
+        open.ticket.trace.failed(&error);
         open.send(Event::Failed(error));
         self.remove(key);
     }
@@ -309,7 +319,8 @@ impl Delivery {
     }
 }
 
-fn record_finish(shared: &Shared, ticket: &Ticket, line: &Line, reason: FinishReason, now: Instant) {
+fn record_finish(shared: &Shared, ticket: &Ticket, index: usize, line: &Line, reason: FinishReason, now: Instant) {
+    ticket.trace.finished(index, reason, line.generated, &line.timings(ticket.submitted));
     let metrics = &shared.metrics.engine;
     shared.metrics.count_finished(reason.as_str());
     metrics.e2e.record(now.saturating_duration_since(ticket.submitted).as_secs_f64());

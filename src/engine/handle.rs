@@ -2,6 +2,7 @@
 
 pub use super::admission::QueueLimits;
 use super::admission::Refusal;
+pub use super::heartbeat::Progress;
 pub use super::load::LoadSnapshot;
 use super::request::{Event, NewRequest, RequestError, Stage};
 pub use super::shared::EngineFacts;
@@ -57,6 +58,7 @@ impl EngineHandle {
         self.meets_its_deadline(&request, now)?;
         let admission = &self.shared.admission;
         let ticket = admission.enter(&request, kv_blocks, now).map_err(|refusal| self.refused(refusal))?;
+        ticket.trace.queued();
         let (events, receiver) = mpsc::channel(self.event_bound(&request));
         let submission = Submission { request, ticket: Arc::clone(&ticket), events: EventSender(events) };
         match self.inbox.try_send(submission) {
@@ -66,10 +68,12 @@ impl EngineHandle {
                     admission.leave_queue(&ticket, index);
                 }
                 admission.end(&ticket);
-                match error {
-                    TrySendError::Full(_) => Err(RequestError::QueueFull { retry_after_ms: RETRY_MS.0 as u64 }),
-                    TrySendError::Disconnected(_) => Err(RequestError::EngineRestart),
-                }
+                let error = match error {
+                    TrySendError::Full(_) => RequestError::QueueFull { retry_after_ms: RETRY_MS.0 as u64 },
+                    TrySendError::Disconnected(_) => RequestError::EngineRestart,
+                };
+                ticket.trace.failed(&error);
+                Err(error)
             }
         }
     }
@@ -136,6 +140,11 @@ impl EngineHandle {
     /// The load now.
     pub fn load(&self) -> LoadSnapshot {
         self.shared.snapshot()
+    }
+
+    /// What the actor has done and whether it has work.
+    pub fn progress(&self) -> Progress {
+        self.shared.heartbeat.progress(!self.inbox.is_empty())
     }
 
     /// Brings the gauges up to date: the queue changes between steps, too.

@@ -6,9 +6,12 @@ pub mod backlog;
 pub mod batch;
 mod delivery;
 pub mod handle;
+pub mod heartbeat;
 pub mod load;
 pub mod output_lengths;
+pub mod pacing;
 pub mod request;
+mod request_trace;
 mod row_sampler;
 mod shared;
 pub mod step_cost;
@@ -51,6 +54,8 @@ pub struct Engine<M> {
     sequences: HashMap<SeqId, NewSequence>,
     row_sampler: RowSampler,
     observed: Option<(SeqId, Box<dyn Observer>)>,
+    #[cfg(debug_assertions)]
+    fault_token: Option<TokenId>,
     // Buffers of the step.
     plan: StepPlan,
     batch: ForwardBatch,
@@ -78,6 +83,8 @@ impl<M: Model> Engine<M> {
             pool,
             sequences: HashMap::new(),
             observed: None,
+            #[cfg(debug_assertions)]
+            fault_token: None,
             plan: StepPlan::default(),
             batch,
             outcomes: Vec::new(),
@@ -174,6 +181,8 @@ impl<M: Model> Engine<M> {
         let pool = Arc::clone(&self.pool);
         let _awake = pool.begin_step();
         batch::fill(&self.plan, &self.scheduler, &mut self.batch);
+        #[cfg(debug_assertions)]
+        self.break_down();
         if !self.plan.is_empty() {
             for copy in &self.batch.block_copies {
                 self.kv_cache.copy_block(copy.from.0 as usize, copy.to.0 as usize);
@@ -220,6 +229,24 @@ impl<M: Model> Engine<M> {
         self.scheduler.reset();
         self.sequences.clear();
         self.row_sampler = RowSampler::new(self.pool.threads());
+    }
+
+    /// Makes every step that computes `token` panic, in all workers of the pool: for tests of what follows. Builds for
+    /// use have no such thing.
+    #[cfg(debug_assertions)]
+    pub fn panic_on(&mut self, token: TokenId) {
+        self.fault_token = Some(token);
+    }
+
+    #[cfg(debug_assertions)]
+    fn break_down(&self) {
+        if self.fault_token.is_some_and(|token| self.batch.token_ids.contains(&token)) {
+            let all = std::sync::Barrier::new(self.pool.threads());
+            self.pool.run(self.pool.threads(), &|_| {
+                all.wait();
+                panic!("the step was told to panic");
+            });
+        }
     }
 
     /// Shows the steps of one sequence to `observer` from now on; they are slower, with the same bits.

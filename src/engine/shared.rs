@@ -2,10 +2,12 @@
 
 use super::admission::Admission;
 use super::backlog::Taken;
+use super::heartbeat::Heartbeat;
 use super::load::{EngineCounts, LoadSnapshot, LoadWindow};
 use super::wait_estimate::{Ahead, Candidate};
 use crate::metrics::Metrics;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A new request that has to wait so long finds the engine saturated, whatever is free.
 const SATURATED_WAIT_MS: f64 = 1000.0;
@@ -20,6 +22,9 @@ pub struct EngineFacts {
     pub max_num_batched_tokens: u32,
     pub block_size: u32,
     pub num_blocks: u32,
+    /// The time from token to token aimed at while prompts come in; `None`: twice a step that only decodes, and at
+    /// least [`super::pacing::LEAST_TARGET`].
+    pub target_itl: Option<Duration>,
 }
 
 impl EngineFacts {
@@ -35,6 +40,7 @@ pub(super) struct Shared {
     pub facts: EngineFacts,
     pub admission: Admission,
     pub load: Mutex<LoadWindow>,
+    pub heartbeat: Heartbeat,
     pub metrics: Arc<Metrics>,
 }
 

@@ -1,7 +1,7 @@
 //! What a step did, for the actor and its metrics.
 
 use super::request::RequestError;
-use crate::scheduler::{FirstRun, Scheduler, Sequence, StepPlan};
+use crate::scheduler::{FirstRun, ScheduledSequence, Scheduler, Sequence, StepPlan};
 use crate::types::{Finish, Sampled, SeqId};
 
 /// What a step did. Its memory is used again by the next one.
@@ -15,6 +15,8 @@ pub struct StepReport {
     pub num_tokens: u32,
     /// Sequences in the step; 0 when there was nothing to do.
     pub num_sequences: u32,
+    /// Sequences that computed one token and sampled: those that decode.
+    pub num_decode_rows: u32,
     /// Prompt tokens computed for the first time.
     pub prompt_tokens_computed: u32,
     /// Prompt tokens that came from the prefix cache instead.
@@ -81,13 +83,15 @@ impl StepReport {
         self.first_scheduled.extend_from_slice(&plan.first_scheduled);
         self.num_tokens = plan.num_tokens;
         self.num_sequences = plan.sequences.len() as u32;
+        let decodes = |scheduled: &&ScheduledSequence| scheduled.num_tokens == 1 && scheduled.samples;
+        self.num_decode_rows = plan.sequences.iter().filter(decodes).count() as u32;
         self.prompt_tokens_computed = plan.num_prompt_tokens;
         self.prompt_tokens_cached = plan.num_cached_prompt_tokens;
         self.queried_tokens = plan.num_queried_tokens;
         self.hit_tokens = plan.num_hit_tokens;
         self.num_copies = plan.copies.len() as u32;
         self.recomputed_tokens = plan.num_recomputed_tokens;
-        self.num_preempted = plan.num_preempted;
+        self.num_preempted = plan.num_preempted();
     }
 
     pub(super) fn end(&mut self, scheduler: &Scheduler) {

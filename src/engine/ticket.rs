@@ -3,6 +3,7 @@
 
 use super::backlog::Claim;
 use super::request::{NewRequest, RequestError, Stage};
+use super::request_trace::RequestTrace;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -48,6 +49,8 @@ pub struct Ticket {
     pub claim: Claim,
     /// The id of its first sequence; the others follow.
     pub first: u64,
+    /// Where its life is told.
+    pub(super) trace: RequestTrace,
     alarms: Arc<Alarms>,
     cause: AtomicU8,
     cancelled_at_us: AtomicU64,
@@ -65,6 +68,7 @@ impl Ticket {
             deadline: request.deadline,
             claim,
             first,
+            trace: RequestTrace::open(request),
             alarms,
             cause: AtomicU8::new(0),
             cancelled_at_us: AtomicU64::new(0),
@@ -163,7 +167,7 @@ mod tests {
 
     #[test]
     fn the_first_cause_and_its_time_stand_and_ring_once() {
-        covers!("API-37");
+        covers!("API-39");
         let (alarms, begin) = (Arc::new(Alarms::default()), Instant::now());
         let after = |ms| begin + Duration::from_millis(ms);
         let ticket = Ticket::new(&NewRequest::default(), Claim::default(), 7, Arc::clone(&alarms), begin);

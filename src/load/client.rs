@@ -26,11 +26,17 @@ pub struct Client {
     target: String,
     channels: Vec<Channel>,
     bypass_prefix_cache: bool,
+    tenant: String,
 }
 
 impl Client {
-    /// Opens `connections` (at least 1) to `target`, `http://host:port`.
-    pub async fn connect(target: &str, connections: usize, bypass_prefix_cache: bool) -> Result<Self, LoadError> {
+    /// Opens `connections` (at least 1) to `target`, `http://host:port`. All requests are `tenant`'s.
+    pub async fn connect(
+        target: &str,
+        connections: usize,
+        bypass_prefix_cache: bool,
+        tenant: &str,
+    ) -> Result<Self, LoadError> {
         let endpoint = Endpoint::from_shared(target.to_owned())
             .map_err(|_| LoadError::bad_target(target))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -40,7 +46,7 @@ impl Client {
             let channel = endpoint.connect().await;
             channels.push(channel.map_err(|error| unreachable(target, &chain(&error)))?);
         }
-        Ok(Self { target: target.to_owned(), channels, bypass_prefix_cache })
+        Ok(Self { target: target.to_owned(), channels, bypass_prefix_cache, tenant: tenant.to_owned() })
     }
 
     fn channel(&self, index: usize) -> Channel {
@@ -96,6 +102,7 @@ impl Client {
             }),
             response: Some(ResponseOptions { token_ids: true, ..Default::default() }),
             kv: Some(KvOptions { bypass_prefix_cache: self.bypass_prefix_cache, ..Default::default() }),
+            tenant: self.tenant.clone(),
             ..Default::default()
         }
     }

@@ -30,15 +30,17 @@ pub enum Target {
 
 impl Target {
     /// Opens `url`: `http://` is gRPC, over `connections` (at least 1) connections, `http+openai://` and
-    /// `http+llama://` are HTTP/1.1, with a connection for each request in flight.
-    pub async fn connect(url: &str, connections: usize, prefix_cache: bool) -> Result<Self, LoadError> {
+    /// `http+llama://` are HTTP/1.1, with a connection for each request in flight. A `tenant` other than the empty one
+    /// is for gRPC alone.
+    pub async fn connect(url: &str, connections: usize, prefix_cache: bool, tenant: &str) -> Result<Self, LoadError> {
         let bad = |reason| LoadError::BadTarget { target: url.to_owned(), reason };
         let http = async |address, dialect| {
             let client = HttpClient::connect(url, address, dialect, prefix_cache).await?;
             Ok(Self::Http(Box::new(client)))
         };
         match url.split_once("://") {
-            Some(("http", _)) => Ok(Self::Grpc(Client::connect(url, connections, !prefix_cache).await?)),
+            Some(("http", _)) => Ok(Self::Grpc(Client::connect(url, connections, !prefix_cache, tenant).await?)),
+            _ if !tenant.is_empty() => Err(bad("only http:// takes a tenant")),
             Some(("http+openai", address)) => http(address, Dialect::OpenAi).await,
             Some(("http+llama", address)) => http(address, Dialect::Llama).await,
             Some(("https" | "https+openai" | "https+llama", _)) => Err(bad("TLS is not built")),

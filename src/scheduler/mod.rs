@@ -328,7 +328,7 @@ impl Scheduler {
     fn preempt_youngest(&mut self, plan: &mut StepPlan) {
         let mut victim = self.running.pop().expect("the caller saw a younger sequence");
         victim.preempt(&mut self.pool);
-        plan.num_preempted += 1;
+        plan.preempted.push(victim.id());
         self.preempted.push_front(victim);
     }
 

@@ -48,7 +48,7 @@ pub struct StepPlan {
     /// Sequences that run for the first time, those that are to begin with their prompts among them.
     pub first_scheduled: Vec<FirstRun>,
     /// Sequences that lost their blocks to older ones.
-    pub num_preempted: u32,
+    pub preempted: Vec<SeqId>,
     /// Tokens of all sequences, `T` of the batch.
     pub num_tokens: u32,
     /// Those of them that are prompt tokens computed for the first time.
@@ -80,6 +80,11 @@ impl StepPlan {
         self.sequences.is_empty()
     }
 
+    /// Sequences that lost their blocks.
+    pub fn num_preempted(&self) -> u32 {
+        self.preempted.len() as u32
+    }
+
     /// Rows of logits, `R` of the batch.
     pub fn num_rows(&self) -> u32 {
         self.sequences.iter().filter(|s| s.samples).count() as u32
@@ -102,7 +107,7 @@ impl StepPlan {
         self.sequences.clear();
         self.copies.clear();
         self.first_scheduled.clear();
-        self.num_preempted = 0;
+        self.preempted.clear();
         self.num_tokens = 0;
         self.num_prompt_tokens = 0;
         self.num_recomputed_tokens = 0;

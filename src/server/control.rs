@@ -112,6 +112,7 @@ fn limits_in_force(state: &ServerState) -> Limits {
         max_logit_bias_entries: limits::MAX_LOGIT_BIAS as u32,
         max_unread_bytes: limits.max_unread_bytes as u64,
         max_unread_bytes_logprobs: limits.max_unread_bytes_logprobs as u64,
+        target_itl_ms: facts.and_then(|(f, _)| f.target_itl).map(|target| target.as_secs_f64() * 1e3),
         max_queued_per_tenant: facts.map_or(0, |(_, q)| q.max_queued_per_tenant),
         max_queued_tokens_per_tenant: facts.map_or(0, |(_, q)| q.max_queued_tokens_per_tenant),
         max_claimed_kv_blocks: facts.map_or(0, |(f, q)| u64::from(f.num_blocks) * u64::from(q.max_claimed_pools)),

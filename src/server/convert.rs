@@ -1,7 +1,8 @@
 //! From the message to a checked request. Ranges are vLLM's where it has them; what is not built yet is named.
 
 use super::limits::{
-    MAX_CACHE_SALT, MAX_LOGIT_BIAS, MAX_N, MAX_REQUEST_ID, MAX_STOP_TOKEN_IDS, MAX_TOP_LOGPROBS, MAX_VIOLATIONS_A_LIST,
+    MAX_CACHE_SALT, MAX_LOGIT_BIAS, MAX_N, MAX_REQUEST_ID, MAX_STOP_TOKEN_IDS, MAX_TENANT, MAX_TOP_LOGPROBS,
+    MAX_VIOLATIONS_A_LIST, PRIORITIES, is_tenant,
 };
 use super::proto::{self, GenerateRequest, generate_request::Prompt};
 use super::status;
@@ -67,6 +68,8 @@ pub(super) fn check(request: GenerateRequest, vocab_size: usize) -> Result<Check
     if response.top_logprobs.is_some_and(|k| k > MAX_TOP_LOGPROBS) {
         violations.push("response.top_logprobs", format!("is more than {MAX_TOP_LOGPROBS}"));
     }
+    let (tenant, priority) = (request.tenant, request.priority.unwrap_or(0));
+    check_turn(&tenant, priority, &mut violations);
     violations.check()?;
     if !unbuilt.is_empty() {
         return Err(status::unimplemented(&unbuilt));
@@ -82,8 +85,7 @@ pub(super) fn check(request: GenerateRequest, vocab_size: usize) -> Result<Check
     // The choice among more sequences than are returned needs the log-probabilities of their tokens.
     let logprobs = response.top_logprobs.or((best_of > n).then_some(0));
     let params = SequenceParams { sampling, stopping: stop, logprobs };
-    let (echo, tenant, priority) = (response.echo, request.tenant, request.priority.unwrap_or(0));
-    Ok(Checked { request_id, prompt, params, n, best_of, kv, tenant, priority, echo, plan })
+    Ok(Checked { request_id, prompt, params, n, best_of, kv, tenant, priority, echo: response.echo, plan })
 }
 
 fn request_id(id: String, violations: &mut Violations) -> String {
@@ -94,6 +96,18 @@ fn request_id(id: String, violations: &mut Violations) -> String {
         violations.push("request_id", format!("is not up to {MAX_REQUEST_ID} visible ASCII characters"));
     }
     id
+}
+
+/// When a request gets its turn.
+fn check_turn(tenant: &str, priority: i32, violations: &mut Violations) {
+    if !is_tenant(tenant) {
+        let begin: String = tenant.chars().take(MAX_TENANT).collect();
+        violations.push("tenant", format!("{begin:?} is not up to {MAX_TENANT} visible ASCII characters"));
+    }
+    if !PRIORITIES.contains(&priority) {
+        let (least, most) = (PRIORITIES.start(), PRIORITIES.end());
+        violations.push("priority", format!("{priority} is not {least} to {most}"));
+    }
 }
 
 fn prompt(
@@ -220,8 +234,6 @@ fn unbuilt_fields(request: &GenerateRequest, violations: &mut Violations) -> Vec
     want("sampling.dry_penalty_last_n", sampling.dry_penalty_last_n.is_some());
     want("sampling.dry_sequence_breakers", !sampling.dry_sequence_breakers.is_empty());
     want("response.prompt_logprobs", request.response.is_some_and(|r| r.prompt_logprobs.is_some()));
-    want("priority", request.priority.is_some_and(|priority| priority != 0));
-    want("tenant", !request.tenant.is_empty());
     unbuilt
 }
 
@@ -233,12 +245,13 @@ mod tests {
     fn api_46_what_a_request_leaves_out_has_its_default() {
         covers!("API-46");
         let request = GenerateRequest { prompt: Some(Prompt::Text("x".into())), ..GenerateRequest::default() };
-        let Ok(Checked { n, prompt, params, .. }) = check(request, 10) else { panic!("a good request") };
+        let Ok(Checked { n, prompt, params, priority, .. }) = check(request, 10) else { panic!("a good request") };
         let CheckedPrompt::Text { add_special, parse_special, .. } = prompt else { panic!("a text") };
         let (sampling, stopping) = (&params.sampling, &params.stopping);
         for row in crate::spec::table("API-46").rows() {
             let found = match row.text("field") {
                 "n" => n.to_string(),
+                "priority" => priority.to_string(),
                 "add_special" => add_special.to_string(),
                 "parse_special" => parse_special.to_string(),
                 "sampling.temperature" => sampling.temperature.to_string(),

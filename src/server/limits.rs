@@ -1,6 +1,7 @@
 //! Every bound of the server, with its default.
 
 use crate::text::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 pub const MAX_N: u32 = 128;
@@ -10,6 +11,10 @@ pub const MAX_LOGIT_BIAS: usize = 1024;
 pub const MAX_REQUEST_ID: usize = 128;
 /// Bytes of `kv.cache_salt`.
 pub const MAX_CACHE_SALT: usize = 256;
+/// Characters of `tenant`.
+pub const MAX_TENANT: usize = 64;
+/// Values that `priority` takes.
+pub const PRIORITIES: RangeInclusive<i32> = -10..=10;
 pub const MAX_STOPS: usize = MAX_STOP_STRINGS;
 pub const MAX_STOPS_BYTES: usize = MAX_STOP_BYTES;
 /// Violations told of one request, their bytes together, and those of one list. They travel in headers, of which many
@@ -17,6 +22,11 @@ pub const MAX_STOPS_BYTES: usize = MAX_STOP_BYTES;
 pub const MAX_VIOLATIONS: usize = 64;
 pub const MAX_VIOLATION_BYTES: usize = 3072;
 pub const MAX_VIOLATIONS_A_LIST: usize = 8;
+
+/// Whether `name` can be a tenant's. Requests without a tenant have the empty name.
+pub fn is_tenant(name: &str) -> bool {
+    name.len() <= MAX_TENANT && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
 
 /// Bounds of the transport and of what the server holds for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +64,8 @@ pub struct ServerLimits {
     /// Of what a response other than a stream holds.
     pub max_response_bytes: usize,
     pub drain_timeout: Duration,
+    /// An engine that completes no step for so long, though there is work, has stalled.
+    pub stall_timeout: Duration,
 }
 
 impl Default for ServerLimits {
@@ -79,6 +91,7 @@ impl Default for ServerLimits {
             max_waiting_encodes: 256,
             max_response_bytes: 64 << 20,
             drain_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(10),
         }
     }
 }

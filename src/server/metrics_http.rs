@@ -52,9 +52,7 @@ fn answer(request: &Request<Incoming>, state: &ServerState) -> Response<Full<Byt
     }
     match request.uri().path() {
         "/metrics" => {
-            if let Some(engine) = state.engine() {
-                engine.refresh_gauges();
-            }
+            state.refresh_gauges();
             let mut response = plain(StatusCode::OK, state.metrics.render());
             let version = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
             response.headers_mut().insert(CONTENT_TYPE, version);

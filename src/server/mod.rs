@@ -20,6 +20,7 @@ pub mod state;
 pub(crate) mod status;
 mod tokenizer;
 mod violations;
+mod watchdog;
 mod writer;
 
 pub use metrics_http::serve_metrics;

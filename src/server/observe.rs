@@ -7,6 +7,7 @@ use super::status;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -104,7 +105,11 @@ impl Service<Request<Incoming>> for Observe {
             self.routes.call(request.map(|body| Received::new(body, state)))
         };
         Box::pin(async move {
-            let Ok(response) = response.await;
+            let Some(Ok(response)) = contained(response).await else {
+                report.code = Some(Code::Internal);
+                let response: Response<Body> = status::sequence_panic().into_http();
+                return Ok(response.map(|body| Observed { body, report }));
+            };
             let Some(status) = code_of(response.headers()).and(Status::from_header_map(response.headers())) else {
                 return Ok(response.map(|body| Observed { body, report }));
             };
@@ -117,6 +122,16 @@ impl Service<Request<Incoming>> for Observe {
             Ok(response.map(|body| Observed { body, report }))
         })
     }
+}
+
+/// The output of `future`, or `None` where it panicked: its client is told, and the connection's other streams go on.
+async fn contained<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
 }
 
 /// What tonic says of a message it could not read, in the words of the table. Ours always carry details.
@@ -158,5 +173,27 @@ impl HttpBody for Observed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    /// API-34 at the edge: at its first poll or at a later one.
+    #[test]
+    fn a_panic_in_a_handler_is_an_answer() {
+        covers!("API-34");
+        assert_eq!(contained(async { 7 }).now_or_never(), Some(Some(7)));
+        for polls in 0..2 {
+            let handler = async move {
+                for _ in 0..polls {
+                    std::future::ready(()).await;
+                }
+                panic!("a fault of a handler")
+            };
+            assert_eq!(contained::<i32>(handler).now_or_never(), Some(None));
+        }
     }
 }

@@ -13,6 +13,7 @@ use super::proto::inference_server::InferenceServer;
 use super::proto::tokenizer_server::TokenizerServer;
 use super::state::{Phase, ServerState};
 use super::tokenizer::TokenizerService;
+use super::watchdog;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -58,6 +59,7 @@ pub async fn run(
     let mut side = JoinSet::new();
     side.spawn(report_health(Arc::clone(&state), health));
     side.spawn(upkeep(Arc::clone(&state)));
+    side.spawn(watchdog::watch(Arc::clone(&state)));
     let acceptor = Acceptor { service: Observe::new(routes, Arc::clone(&state)), state: Arc::clone(&state), closed };
     let mut connections = JoinSet::new();
     tokio::select! {
@@ -94,15 +96,19 @@ fn routes(state: &Arc<ServerState>, health: HealthReporter) -> io::Result<Routes
         .prepare())
 }
 
-/// Tells health what phase the server is in.
+/// Tells health whether the server serves: its phase says so, and its engine has not stalled.
 async fn report_health(state: Arc<ServerState>, health: HealthReporter) {
-    let mut phase = state.phase.subscribe();
+    let (mut phase, mut stalled) = (state.phase.subscribe(), state.stalled.subscribe());
     loop {
-        let serving = *phase.borrow_and_update() == Phase::Serving;
+        let serving = *phase.borrow_and_update() == Phase::Serving && !*stalled.borrow_and_update();
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         health.set_service_status("", status).await;
         health.set_service_status(INFERENCE, status).await;
-        if phase.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = phase.changed() => changed,
+            changed = stalled.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }

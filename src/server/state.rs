@@ -7,6 +7,7 @@ use crate::engine::handle::EngineHandle;
 use crate::metrics::Metrics;
 use crate::text::Tokenizer;
 use std::sync::{Arc, OnceLock};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
@@ -36,6 +37,8 @@ pub struct ServerState {
     pub info: ServerInfo,
     pub metrics: Arc<Metrics>,
     pub(super) phase: watch::Sender<Phase>,
+    /// No step completes though there is work.
+    pub(super) stalled: watch::Sender<bool>,
     /// RPCs of Inference that are not answered to the end.
     pub(super) open_rpcs: watch::Sender<usize>,
     /// Bytes that request messages may still hold while they come in.
@@ -56,6 +59,7 @@ impl ServerState {
             info,
             metrics,
             phase: watch::Sender::new(Phase::Loading),
+            stalled: watch::Sender::new(false),
             open_rpcs: watch::Sender::new(0),
             receiving: Arc::new(Semaphore::new(limits.max_receiving_bytes)),
             encoders: Arc::new(Semaphore::new(limits.max_encoders)),
@@ -93,14 +97,34 @@ impl ServerState {
         *self.phase.borrow()
     }
 
-    /// Whether requests are taken: a model is loaded, its engine lives, and the server does not drain.
+    /// Whether requests are taken and answered: a model is loaded, its engine lives and goes on, and the server does
+    /// not drain.
     pub fn is_ready(&self) -> bool {
-        self.phase() == Phase::Serving && self.engine().is_some_and(|engine| !engine.is_closed())
+        self.phase() == Phase::Serving
+            && !*self.stalled.borrow()
+            && self.engine().is_some_and(|engine| !engine.is_closed())
     }
 
     /// RPCs of Inference that are not answered to the end.
     pub fn num_open_rpcs(&self) -> usize {
         *self.open_rpcs.borrow()
+    }
+
+    /// Notes whether the engine has stalled. True where that is new.
+    pub(super) fn set_stalled(&self, now: bool) -> bool {
+        self.metrics.engine_stalled.set(f64::from(u8::from(now)));
+        self.stalled.send_if_modified(|stalled| std::mem::replace(stalled, now) != now)
+    }
+
+    /// Brings the gauges of the engine and of the edge up to now.
+    pub(super) fn refresh_gauges(&self) {
+        if let Some(engine) = self.engine() {
+            engine.refresh_gauges();
+        }
+        let receiving = self.limits.max_receiving_bytes.saturating_sub(self.receiving.available_permits());
+        self.metrics.receiving_bytes.set(receiving as f64);
+        self.metrics.open_rpcs.set(self.num_open_rpcs() as f64);
+        self.metrics.io_tasks.set(Handle::current().metrics().num_alive_tasks() as f64);
     }
 
     pub(super) fn advance(&self, to: Phase) {

@@ -197,7 +197,7 @@ mod tests {
         ];
         let others = [
             invalid_field("n", "is bad"),
-            unimplemented(&["tenant"]),
+            unimplemented(&["sampling.typical_p"]),
             loading(),
             draining(),
             model_not_found("x"),

@@ -219,20 +219,22 @@ fn sch_18_priorities_order_the_requests_of_a_tenant_and_age() {
 #[test]
 fn sch_18_tenants_without_end_are_forgotten() {
     covers!("SCH-18");
-    let mut machine = Machine::new(4, &[]);
-    machine.submit("steady", 0, 10, 900);
+    let mut machine = Machine::new(16, &[]);
+    let mut most_known = 0;
     for number in 0..2500 {
+        // Always there, and served less than the others: they are in its debt when they leave.
+        if number % 100 == 0 {
+            machine.submit("steady", 0, 10, 900);
+        }
         let name: &'static str = Box::leak(format!("tenant {number}").into_boxed_str());
         machine.submit(name, 0, 40, 2);
         machine.step();
         machine.step();
         machine.step();
-        if !machine.scheduler.has_work() || machine.scheduler.running().len() < 2 && number % 300 == 299 {
-            machine.submit("steady", 0, 10, 900);
-        }
+        most_known = most_known.max(machine.scheduler.queue().tenants().len());
     }
-    let known = machine.scheduler.queue().tenants().len();
-    assert!(known <= 1100, "{known} tenants are remembered");
+    // 1024 that left, and those that are there.
+    assert!((1000..=1050).contains(&most_known), "{most_known} tenants are remembered");
     machine.run_until_idle();
     assert_eq!(machine.scheduler.queue().tenants().len(), 0);
 }

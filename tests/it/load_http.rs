@@ -30,7 +30,7 @@ struct Tester {
 impl Tester {
     async fn new(server: &HttpServer, scheme: &str, workload: Workload) -> Self {
         let url = format!("{scheme}://{}", server.address);
-        let target = Arc::new(Target::connect(&url, 1, false).await.expect("the server listens"));
+        let target = Arc::new(Target::connect(&url, 1, false, "").await.expect("the server listens"));
         let info = target.info().await.expect("a model");
         let plan = Arc::new(workload.plan(info.vocab_size.expect("told")));
         let load = Load::Closed { concurrency: 3 };

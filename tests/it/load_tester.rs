@@ -30,7 +30,7 @@ struct Tester {
 impl Tester {
     async fn new(server: &TestServer, load: Load, workload: Workload) -> Self {
         let target = format!("http://{}", server.address);
-        let client = Arc::new(Target::connect(&target, 2, false).await.expect("the server listens"));
+        let client = Arc::new(Target::connect(&target, 2, false, "").await.expect("the server listens"));
         let info = client.info().await.expect("a model");
         let plan = Arc::new(workload.plan(info.vocab_size.expect("told")));
         Self { client, plan, setup: Setup { target, info, load, workload, slo: Slo::default() } }
@@ -266,6 +266,8 @@ fn wrong_targets_and_flags_have_their_exit_codes() {
         let (status, line) = code(&[&["--target", target][..], &load].concat());
         assert_eq!((status, line.contains(target)), (Some(2), true), "{line}");
     }
+    let (status, line) = code(&[&["--target", "http+openai://x:1", "--tenant", "a"][..], &load].concat());
+    assert_eq!((status, line.contains("tenant")), (Some(2), true), "{line}");
     for flags in [
         &["--requests", "1"][..],
         &["--requests", "1", "--rate", "1", "--concurrency", "1"],
@@ -278,6 +280,19 @@ fn wrong_targets_and_flags_have_their_exit_codes() {
         &["--requests", "1", "--sweep", "concurrency=1,2", "--burstiness", "2"],
     ] {
         assert_eq!(code(flags).0, Some(2), "{flags:?}");
+    }
+}
+
+/// The tenant arrives with every request: the server refuses one that cannot be.
+#[tokio::test]
+async fn requests_are_the_tenants() {
+    let server = TestServer::start(Options::default()).await;
+    for (tenant, completed) in [("a", 5), ("not one", 0)] {
+        let mut tester = Tester::new(&server, FAST, workload(5)).await;
+        let client = Target::connect(&tester.setup.target, 1, false, tenant).await.expect("the server listens");
+        tester.client = Arc::new(client);
+        let summary = Summary::of(&tester.setup, &tester.run().await, None);
+        assert_eq!((summary.completed, summary.failed), (completed, 5 - completed), "{tenant}");
     }
 }
 

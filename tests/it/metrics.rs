@@ -129,10 +129,11 @@ async fn gauges_show_the_moment() {
         streams.push(server.generate(request(&PROMPT, 30)).await.expect("accepted"));
         gate.entered(1).await;
     }
-    gate.allow(2);
-    gate.entered(3).await;
+    // The first to decode is measured alone.
+    gate.allow(3);
+    gate.entered(4).await;
     let text = ask(address, "GET", "/metrics").await.1;
-    // Two sequences with 6 or 7 tokens in blocks of 4, the first of them shared; the third waits.
+    // Two sequences with 6 or 8 tokens in blocks of 4, the first of them shared; the third waits.
     let expected = [
         ("llorch_requests_running", 2.0),
         ("llorch_requests_waiting", 1.0),

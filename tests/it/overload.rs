@@ -146,6 +146,25 @@ async fn a_slow_reader_is_cut() {
     assert!(ids.len() > 5 && greedy_ids(&PROMPT, 400).starts_with(&ids), "{ids:?}");
 }
 
+/// API-41: log-probabilities have a bound of their own, and who reads late misses nothing below it.
+#[tokio::test]
+async fn a_late_reader_of_log_probabilities_has_more_room() {
+    covers!("API-41");
+    let mut options = Options::default();
+    options.limits.max_unread_bytes = 500;
+    options.limits.max_unread_bytes_logprobs = 1 << 20;
+    let server = TestServer::start(options).await;
+    let narrow = endpoint(server.address).initial_stream_window_size(500).connect().await.expect("connected");
+    let response = ResponseOptions { top_logprobs: Some(2), ..Default::default() };
+    let wanted = GenerateRequest { response: Some(response), ..request(&PROMPT, 400) };
+    let unread = InferenceClient::new(narrow).generate(wanted).await.expect("accepted").into_inner();
+    eventually("all is computed", || server.metric("llorch_requests_finished_total{reason=\"length\"}") == 1.0).await;
+    let completion = Stream(unread).collect().await.expect("a good end");
+    let ids: Vec<u32> = completion.sequences[0].tokens.iter().map(|token| token.id).collect();
+    assert_eq!(ids, greedy_ids(&PROMPT, 400));
+    assert_eq!(server.metric("llorch_slow_consumers_total"), 0.0);
+}
+
 /// A deterministic mix of lengths, temperatures and options.
 fn mixed(index: u32) -> GenerateRequest {
     let prompt: Vec<u32> = (0..1 + index * 7 % 40).map(|i| 60 + (index * 13 + i * 5) % 200).collect();

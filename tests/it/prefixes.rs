@@ -56,6 +56,24 @@ async fn cached_tokens_are_told() {
     assert!(load.kv_blocks_cached >= 6, "{load:?}");
 }
 
+/// API-14: what one tenant left serves the same tenant alone.
+#[tokio::test]
+async fn tenants_share_no_prefix() {
+    covers!("API-14", "API-16");
+    let server = TestServer::start(Options::default()).await;
+    let of = |tenant: &str| GenerateRequest { tenant: tenant.into(), ..request(&PROMPT, 3) };
+    for (tenant, cached) in [("a", 0), ("b", 0), ("", 0), ("a", 8), ("b", 8), ("", 8), ("ab", 0), ("A", 0)] {
+        let completion = server.collect(of(tenant)).await;
+        assert_eq!(completion.finished().usage.map(|usage| usage.cached_tokens), Some(cached), "{tenant}");
+        assert_eq!(completion.text(), text_of(&greedy_ids(&PROMPT, 3)));
+        server.at_rest().await;
+    }
+    // A salt that looks like another tenant is none.
+    let mut salted = of("a");
+    salted.kv = Some(KvOptions { cache_salt: "b".into(), ..Default::default() });
+    assert_eq!(server.collect(salted).await.finished().usage.map(|usage| usage.cached_tokens), Some(0));
+}
+
 /// API-5: the prompt of n sequences is computed once.
 #[tokio::test]
 async fn the_prompt_of_many_sequences_is_computed_once() {

@@ -3,7 +3,9 @@
 use crate::support::client::{Completion, eventually, metric, request};
 use crate::support::process::{Process, collect, command, model_file};
 use llorch_cpud::server::proto::control_client::ControlClient;
-use llorch_cpud::server::proto::{GenerateRequest, GetLoadRequest, GetModelInfoRequest, SamplingParams};
+use llorch_cpud::server::proto::{
+    GenerateRequest, GetLoadRequest, GetModelInfoRequest, GetServerInfoRequest, SamplingParams,
+};
 
 fn mixed(index: u32) -> GenerateRequest {
     let prompt: Vec<u32> = (0..1 + index % 9).map(|i| 50 + (index * 17 + i * 3) % 200).collect();
@@ -54,6 +56,21 @@ async fn a_log_without_a_reader_does_not_keep_the_server_from_draining() {
     assert_eq!(process.exit().0.code(), Some(0));
 }
 
+/// What is given is in force, and told.
+#[tokio::test]
+async fn flags_of_the_scheduler_are_taken_up() {
+    let (_directory, path) = model_file();
+    let weights = ["--tenant-weight", "a=2,b=0.5", "--tenant-weight", "c=100"];
+    let mut process = Process::start(&path, &[&["--target-itl", "75"][..], &weights].concat());
+    process.ready();
+    let mut control = ControlClient::new(process.connect().await);
+    let info = control.get_server_info(GetServerInfoRequest {}).await.expect("an answer").into_inner();
+    assert_eq!(info.limits.and_then(|limits| limits.target_itl_ms), Some(75.0));
+    process.signal("TERM");
+    let (status, log) = process.exit();
+    assert_eq!(status.code(), Some(0), "{log}");
+}
+
 /// The process answers while it loads nothing it can use, then says what is wrong and ends with the code of the kind.
 #[test]
 fn what_cannot_be_served_ends_with_its_exit_code() {
@@ -71,8 +88,12 @@ fn what_cannot_be_served_ends_with_its_exit_code() {
     assert_eq!(code, Some(65), "{line}");
     let (code, line) = serve(&["--model", "no/such/file.gguf"]);
     assert_eq!(code, Some(66), "{line}");
-    let (code, line) = serve(&["--model", model, "--target-itl", "50"]);
-    assert_eq!((code, line.contains("--target-itl")), (Some(78), true), "{line}");
+    let (code, line) = serve(&["--model", model, "--tenant-weight", "a=2", "--tenant-weight", "a=3"]);
+    assert_eq!((code, line.contains("--tenant-weight a=3")), (Some(2), true), "{line}");
+    for flags in [["--target-itl", "0"], ["--target-itl", "1.5"], ["--tenant-weight", "a"], ["--tenant-weight", "a=0"]]
+    {
+        assert_eq!(serve(&[&["--model", model][..], &flags].concat()).0, Some(2), "{flags:?}");
+    }
     let (code, line) = serve(&["--model", model, "--max-message-size", "0"]);
     assert_eq!((code, line.contains("--max-message-size")), (Some(78), true), "{line}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

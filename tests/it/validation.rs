@@ -43,6 +43,10 @@ fn stopped(change: impl FnOnce(&mut StoppingOptions)) -> GenerateRequest {
     wanted
 }
 
+fn of_tenant(tenant: &str) -> GenerateRequest {
+    GenerateRequest { tenant: tenant.into(), ..request(&PROMPT, 4) }
+}
+
 async fn assert_invalid(server: &TestServer, wanted: GenerateRequest, fields: &[&str]) {
     let status = server.refusal(wanted).await;
     assert_status(&status, Code::InvalidArgument, "FIELD_INVALID");
@@ -72,6 +76,16 @@ async fn ranges_end_where_they_say() {
     covers!("API-21");
     let server = TestServer::start(Options::default()).await;
     for row in crate::spec::table("API-21").rows() {
+        if row.text("field") == "priority" {
+            let with = |priority| GenerateRequest { priority: Some(priority), ..request(&PROMPT, 4) };
+            for priority in row.list::<i32>("inside") {
+                server.collect(with(priority)).await;
+            }
+            for priority in row.list::<i32>("outside") {
+                assert_invalid(&server, with(priority), &["priority"]).await;
+            }
+            continue;
+        }
         let field = FLOAT_FIELDS.into_iter().find(|(name, _)| *name == row.text("field"));
         let (name, set) = field.expect("a field");
         for value in row.list::<f32>("inside") {
@@ -108,6 +122,8 @@ async fn all_violations_are_told_together() {
         }),
         response: Some(ResponseOptions { top_logprobs: Some(21), ..Default::default() }),
         n: Some(129),
+        tenant: "two words".into(),
+        priority: Some(-11),
         ..Default::default()
     };
     let expected = [
@@ -123,6 +139,8 @@ async fn all_violations_are_told_together() {
         "stopping.stop_token_ids[0]",
         "stopping.stop",
         "response.top_logprobs",
+        "tenant",
+        "priority",
     ];
     assert_invalid(&server, wanted, &expected).await;
 }
@@ -142,6 +160,10 @@ async fn counts_and_lengths_are_bounded() {
         (named(&"x".repeat(129), &PROMPT, 4), "request_id"),
         (named("esc\u{1b}[31m", &PROMPT, 4), "request_id"),
         (named("ümlaut", &PROMPT, 4), "request_id"),
+        (of_tenant(&"x".repeat(65)), "tenant"),
+        (of_tenant("esc\u{1b}[31m"), "tenant"),
+        (of_tenant("ümlaut"), "tenant"),
+        (of_tenant(&"\u{1}".repeat(100_000)), "tenant"),
         (stopped(|s| s.stop = vec!["x".into(); 129]), "stopping.stop"),
         (stopped(|s| s.stop = vec!["x".repeat(1 << 20)]), "stopping.stop"),
         (stopped(|s| s.stop_token_ids = vec![1; 129]), "stopping.stop_token_ids"),
@@ -160,6 +182,9 @@ async fn counts_and_lengths_are_bounded() {
         assert!(violations(&status).len() <= 64);
     }
     server.collect(named(&"x".repeat(128), &PROMPT, 4)).await;
+    server.collect(of_tenant(&"~".repeat(64))).await;
+    let status = server.refusal(of_tenant("a b")).await;
+    assert!(status.message().contains("a b"), "{status:?}");
     server.collect(sampled(|s| s.top_k = Some(u32::MAX))).await;
     server.collect(sampled(|s| s.repetition_window = Some(u32::MAX))).await;
 }
@@ -179,8 +204,6 @@ async fn unbuilt_fields_are_named() {
         (sampled(|s| s.dry_penalty_last_n = Some(-1)), "sampling.dry_penalty_last_n"),
         (sampled(|s| s.dry_sequence_breakers = vec!["\n".into()]), "sampling.dry_sequence_breakers"),
         (with_response(ResponseOptions { prompt_logprobs: Some(0), ..Default::default() }), "response.prompt_logprobs"),
-        (GenerateRequest { priority: Some(-1), ..request(&PROMPT, 4) }, "priority"),
-        (GenerateRequest { tenant: "someone".into(), ..request(&PROMPT, 4) }, "tenant"),
     ];
     for (wanted, field) in refused {
         let status = server.refusal(wanted).await;
@@ -192,7 +215,7 @@ async fn unbuilt_fields_are_named() {
     let mut no_op = sampled(|s| {
         (s.typical_p, s.top_n_sigma, s.dry_multiplier) = (Some(1.0), Some(0.0), Some(0.0));
     });
-    (no_op.best_of, no_op.priority) = (Some(1), Some(0));
+    no_op.best_of = Some(1);
     no_op.kv = Some(KvOptions { bypass_prefix_cache: true, ..Default::default() });
     server.collect(no_op).await;
 }

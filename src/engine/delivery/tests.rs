@@ -62,7 +62,7 @@ fn after(begin: Instant, ms: u64) -> Instant {
 /// 400 tokens take four seconds at the best rate: with less than two left there is no hope.
 #[test]
 fn what_cannot_be_in_time_leaves_the_queue() {
-    covers!("API-36", "API-37");
+    covers!("API-38", "API-39");
     let mut desk = Desk::new();
     desk.open("patient", None, false);
     let (hopeless, begin) = desk.open("hopeless", Some(10), false);
@@ -75,7 +75,7 @@ fn what_cannot_be_in_time_leaves_the_queue() {
 /// The cache may have all of a prompt but its last token: a step of half the shortest is needed.
 #[test]
 fn what_may_be_cached_stays_in_the_queue_until_a_step_is_too_long() {
-    covers!("API-36");
+    covers!("API-38");
     let mut desk = Desk::new();
     desk.open("patient", None, false);
     let (cached, begin) = desk.open("cached", Some(10), true);
@@ -85,7 +85,7 @@ fn what_may_be_cached_stays_in_the_queue_until_a_step_is_too_long() {
 
 #[test]
 fn a_prompt_is_given_up_between_two_chunks() {
-    covers!("API-36", "API-37");
+    covers!("API-38", "API-39");
     let mut desk = Desk::new();
     desk.open("patient", None, false);
     let (id, begin) = desk.open("in chunks", Some(10), true);
@@ -101,7 +101,7 @@ fn a_prompt_is_given_up_between_two_chunks() {
 /// Who has a token has something to read: it goes on until its deadline, and the blocks are back when it is reaped.
 #[test]
 fn what_generates_goes_on_until_its_deadline() {
-    covers!("API-33", "API-37");
+    covers!("API-33", "API-39");
     let mut desk = Desk::new();
     desk.open("patient", None, false);
     let (id, begin) = desk.open("generates", Some(10), false);
@@ -118,7 +118,7 @@ fn what_generates_goes_on_until_its_deadline() {
 
 #[test]
 fn a_request_alone_is_tried_until_its_deadline() {
-    covers!("API-36");
+    covers!("API-38");
     let mut desk = Desk::new();
     let (alone, begin) = desk.open("alone", Some(10), false);
     desk.delivery.started(alone, 0, after(begin, 9000));
@@ -130,7 +130,7 @@ fn a_request_alone_is_tried_until_its_deadline() {
 /// Nothing is kept of what ended in any way, and what rings late finds nothing.
 #[test]
 fn ends_leave_no_trace() {
-    covers!("API-30", "API-37", "LAW-3");
+    covers!("API-30", "API-39", "LAW-3");
     let mut desk = Desk::new();
     let (finished, begin) = desk.open("finished", Some(10), false);
     let (stopped, _) = desk.open("stopped", Some(10), false);

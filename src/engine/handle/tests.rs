@@ -1,5 +1,6 @@
 //! The handle without an actor.
 
+use super::super::heartbeat::Heartbeat;
 use super::*;
 use crate::engine::admission::Admission;
 use crate::engine::load::{LoadWindow, StepSample};
@@ -16,6 +17,7 @@ pub(in crate::engine) fn handle() -> (EngineHandle, crossbeam_channel::Receiver<
         max_num_batched_tokens: 100,
         block_size: 1,
         num_blocks: 10_000,
+        target_itl: None,
     };
     let config = SchedulerConfig {
         max_num_seqs: facts.max_num_seqs,
@@ -31,7 +33,8 @@ pub(in crate::engine) fn handle() -> (EngineHandle, crossbeam_channel::Receiver<
     (0..8).for_each(|_| window.push(sample));
     let admission = Admission::new(QueueLimits::new(100, 100_000), facts.num_blocks);
     let metrics = Arc::new(Metrics::new().unwrap());
-    let shared = Arc::new(Shared { facts, admission, load: Mutex::new(window), metrics });
+    let shared =
+        Arc::new(Shared { facts, admission, load: Mutex::new(window), heartbeat: Heartbeat::default(), metrics });
     let (sender, inbox) = crossbeam_channel::bounded(100);
     (EngineHandle { shared, inbox: sender }, inbox)
 }

@@ -47,7 +47,7 @@ fn check_plans(name: &str, limits: SchedulerConfig) {
         scheduler.commit(&plan, &outcomes);
         let step = row.text("step");
         assert_eq!(shown(&plan), row.text("plan"), "{name}, step {step}");
-        assert_eq!(plan.num_preempted, row.get::<u32>("preempted"), "{name}, step {step}");
+        assert_eq!(plan.num_preempted(), row.get::<u32>("preempted"), "{name}, step {step}");
         assert_eq!(scheduler.pool().num_free(), row.get::<u32>("free"), "{name}, step {step}");
     }
     assert!(!scheduler.has_work(), "{name}: the table ends when all have ended");

@@ -79,6 +79,9 @@ pub struct Options {
     pub queue: QueueLimits,
     pub limits: ServerLimits,
     pub gate: Option<Gate>,
+    /// As for `--target-itl`.
+    pub target_itl: Option<Duration>,
+    pub tenant_weights: Vec<(Arc<str>, f64)>,
     pub nan_token: Option<TokenId>,
     pub panic_token: Option<TokenId>,
 }
@@ -96,6 +99,8 @@ impl Default for Options {
             queue: QueueLimits::new(512, 1 << 20),
             limits: ServerLimits::default(),
             gate: None,
+            target_itl: None,
+            tenant_weights: Vec::new(),
             nan_token: None,
             panic_token: None,
         }
@@ -160,8 +165,10 @@ impl TestServer {
         if let Some(gate) = options.gate.clone() {
             model.hook = Some(Box::new(move |_| gate.pass()));
         }
-        let engine = fake_engine_with(options.scheduler, tokenizer().eog_ids().to_vec(), model);
-        let (engine, _) = actor::spawn(engine, options.queue, Arc::clone(&metrics)).expect("a thread");
+        let mut engine = fake_engine_with(options.scheduler, tokenizer().eog_ids().to_vec(), model);
+        engine.set_tenant_weights(&options.tenant_weights);
+        let spawned = actor::spawn(engine, options.queue, options.target_itl, Arc::clone(&metrics));
+        let (engine, _) = spawned.expect("a thread");
         let info = ServerInfo { isa: "scalar".into(), threads: 1 };
         let state = ServerState::new(info, options.limits, Arc::clone(&metrics));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");

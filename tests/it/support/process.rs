@@ -1,6 +1,7 @@
 //! The `serve` command as a process of its own, on free ports.
 
 use super::client::{Completion, Stream, endpoint, eventually, metric};
+use super::random::Random;
 use llorch_cpud::gguf::test_model::TestModel;
 use llorch_cpud::server::proto::GenerateRequest;
 use llorch_cpud::server::proto::inference_client::InferenceClient;
@@ -41,6 +42,11 @@ impl Process {
         Self::start_with(command().args(["serve", "--model"]).arg(model).args(flags))
     }
 
+    /// As [`Process::start`], with environment variables.
+    pub fn start_with_env(model: &Path, flags: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_with(command().args(["serve", "--model"]).arg(model).args(flags).envs(env.iter().copied()))
+    }
+
     /// As [`Process::start`], with the embedded model.
     pub fn start_demo() -> Self {
         Self::start_with(command().arg("serve"))
@@ -72,6 +78,12 @@ impl Process {
     /// Waits until the model is served.
     pub fn ready(&mut self) {
         line_with(self.stderr.as_mut().expect("the log is open"), "serving");
+    }
+
+    /// Waits until the model is served, and hands over the log after that.
+    pub fn log_from_ready(&mut self) -> impl BufRead + use<> {
+        self.ready();
+        self.stderr.take().expect("the log is open")
     }
 
     /// Nobody reads the log any more: writing to it fails.
@@ -132,8 +144,24 @@ pub async fn collect(channel: &Channel, wanted: GenerateRequest) -> Completion {
 
 /// A model file that lasts as long as the directory.
 pub fn model_file() -> (tempfile::TempDir, std::path::PathBuf) {
+    write_model(&TestModel::default())
+}
+
+/// The token that [`poisoned_model_file`] has no finite embedding for.
+pub const POISON: u32 = 319;
+
+/// As [`model_file`], with a token whose embedding is NaN: so are the K and V of its position and of those after it.
+pub fn poisoned_model_file() -> (tempfile::TempDir, std::path::PathBuf) {
+    let model = TestModel::default();
+    let mut random = Random::new(7);
+    let mut rows: Vec<f32> = (0..model.vocab * model.hidden).map(|_| random.unit() - 0.5).collect();
+    rows[POISON as usize * model.hidden..][..model.hidden].fill(f32::NAN);
+    write_model(&model.with_tensor_data("token_embd.weight", bytemuck::cast_slice(&rows)))
+}
+
+fn write_model(model: &TestModel) -> (tempfile::TempDir, std::path::PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("model.gguf");
-    std::fs::write(&path, TestModel::default().build()).expect("written");
+    std::fs::write(&path, model.build()).expect("written");
     (directory, path)
 }
