@@ -8,10 +8,11 @@
 //!   system held up do not move it. Where there is none of this size, the nearest counts. While prompts never stop
 //!   there would be no decode-only step at all. So one is asked for, by the answer 0, where [`FRESH_STEPS`] steps have
 //!   passed since the last of this size, and sooner where the last does not agree with those before.
-//! - `c` is drawn towards each step's `(t - d) / p`: by a quarter of the difference of the logarithms, of which more
-//!   than a factor of four is cut off. That follows prompts as they grow longer, and twice the cost within ten steps,
-//!   while one bad step moves it by less than a half. It settles also where a step does not grow in proportion to its
-//!   tokens, as when the first of them are as good as free beside the reading of the weights.
+//! - `c` is drawn towards each step's `(t - d) / p`: by half the difference of the logarithms times the share of the
+//!   step that its prompt tokens take, as a small share is a poor measure. More than a factor of four is cut off. That
+//!   follows prompts as they grow longer, and at twice `d(r)` any other change within ten steps, while a bad step moves
+//!   it by no more than a half. It settles also where a step does not grow in proportion to its tokens, as when the
+//!   first of them are as good as free beside the reading of the weights.
 //!
 //! There is no clock here: durations are arguments.
 
@@ -20,8 +21,8 @@ use std::time::Duration;
 /// Without a target of its own, no step of less than this is thought too long: it makes twenty tokens a second.
 pub const LEAST_TARGET: Duration = Duration::from_millis(50);
 /// Prompt tokens that a step may take at least, but for the decode-only steps that are asked for: prompts go on also
-/// where decoding alone takes longer than the target. Steps with fewer say nothing about the cost of one.
-pub const MIN_CHUNK: u32 = 16;
+/// where decoding alone takes longer than the target.
+pub const MIN_CHUNK: u32 = 4;
 /// Prompt tokens that a step may take before any were measured.
 const FIRST_CHUNK: u32 = 64;
 /// After so many steps without a decode-only one, the time that one takes is measured anew.
@@ -31,8 +32,8 @@ const FRESH_STEPS: u64 = 16;
 const DOUBTFUL_STEPS: u64 = 4;
 /// Relative difference from which decode-only steps do not agree.
 const DOUBT: f64 = 0.25;
-/// How far the logarithm of the cost of a prompt token goes towards that of the last step.
-const GAIN: f64 = 0.25;
+/// How far the logarithm of the cost of a prompt token goes towards that of a step of nothing else.
+const GAIN: f64 = 0.5;
 /// The most that one step's cost may differ from the estimate.
 const MAX_RATIO: f64 = 4.0;
 /// Share of a step's time that its prompt tokens take at least. A difference of two nearly equal times is no measure.
@@ -104,7 +105,7 @@ impl Pacing {
         self.now += 1;
         if prefill_tokens == 0 {
             self.sizes[size(decode_rows)].push(seconds, self.now);
-        } else if prefill_tokens >= MIN_CHUNK {
+        } else {
             let (all, tokens) = (seconds / f64::from(prefill_tokens), f64::from(prefill_tokens));
             self.token_cost = Some(match (self.token_cost, self.decode_seconds(decode_rows)) {
                 (None, _) => all,
@@ -113,7 +114,8 @@ impl Pacing {
                 (Some(cost), None) => cost,
                 (Some(cost), Some(decode)) => {
                     let found = (seconds - decode).max(seconds * LEAST_SHARE) / tokens;
-                    cost * (found / cost).clamp(1.0 / MAX_RATIO, MAX_RATIO).powf(GAIN)
+                    let share = cost * tokens / (decode + cost * tokens);
+                    cost * (found / cost).clamp(1.0 / MAX_RATIO, MAX_RATIO).powf(GAIN * share)
                 }
             });
         }

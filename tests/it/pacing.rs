@@ -19,8 +19,9 @@ struct Costs {
     weights: f64,
     row: f64,
     token: f64,
-    /// For each token that a computed one looks back on.
+    /// For each token that a computed one looks back on, of a stream and of a prompt.
     context: f64,
+    prompt_context: f64,
     /// The weights are read while the rows are computed: only the longer of both counts.
     overlapped: bool,
     /// Relative, to both sides.
@@ -30,14 +31,24 @@ struct Costs {
 }
 
 /// About TinyLlama on two cores.
-const ONE_B: Costs =
-    Costs { weights: 60.0, row: 2.0, token: 1.5, context: 0.000_2, overlapped: false, noise: 0.05, one_held_up_in: 0 };
+const ONE_B: Costs = Costs {
+    weights: 60.0,
+    row: 2.0,
+    token: 1.5,
+    context: 0.000_2,
+    prompt_context: 0.000_2,
+    overlapped: false,
+    noise: 0.05,
+    one_held_up_in: 0,
+};
 
-const ALL: [(&str, Costs); 4] = [
+const ALL: [(&str, Costs); 5] = [
     ("as 1b", ONE_B),
     ("held up", Costs { one_held_up_in: 250, ..ONE_B }),
     ("overlapped", Costs { weights: 90.0, row: 1.5, token: 1.2, overlapped: true, ..ONE_B }),
-    ("large", Costs { weights: 400.0, row: 12.0, token: 10.0, context: 0.002, ..ONE_B }),
+    // Rows that decode cost as much as prompt tokens, and looking back soon costs more than both.
+    ("attention", Costs { weights: 10.0, row: 1.3, token: 1.3, prompt_context: 0.002, ..ONE_B }),
+    ("large", Costs { weights: 400.0, row: 12.0, token: 10.0, context: 0.002, prompt_context: 0.002, ..ONE_B }),
 ];
 
 struct Simulation {
@@ -100,10 +111,11 @@ impl Simulation {
 
     /// Milliseconds of a step, noise aside.
     fn cost(&self, tokens: u32) -> f64 {
-        let Costs { weights, row, token, context, overlapped, .. } = self.costs;
+        let Costs { weights, row, token, context, prompt_context, overlapped, .. } = self.costs;
         let rows = row * self.streams.len() as f64 + token * f64::from(tokens);
         let behind: u32 = self.streams.iter().sum();
-        let attention = context * (f64::from(behind) + f64::from(tokens) * f64::from(self.done + tokens / 2));
+        let of_prompt = f64::from(tokens) * f64::from(self.done + tokens / 2);
+        let attention = context * f64::from(behind) + prompt_context * of_prompt;
         self.slowdown * (attention + if overlapped { weights.max(rows) } else { weights + rows })
     }
 
@@ -178,9 +190,13 @@ fn long_prompts_stretch_the_gaps_to_two_steps() {
             let mut simulation = streaming(costs, None, seed);
             let before = simulation.steps(300).take_gaps();
             for _ in 0..4 {
+                simulation.steps(10);
                 simulation.waiting = PROMPT;
-                simulation.steps(75);
-                assert_eq!(simulation.waiting, 0, "{name}: the prompt is computed");
+                let steps = (0..1000).find(|_| {
+                    simulation.step();
+                    simulation.waiting == 0
+                });
+                assert!(steps.is_some_and(|steps| steps < 250), "{name}: the prompt took {steps:?} steps");
             }
             let during = simulation.take_gaps();
             assert!(during.p99 <= 2.5 * before.p99, "{name}: p99 {} after {}", during.p99, before.p99);
@@ -246,7 +262,8 @@ fn a_target_is_kept() {
                 assert!(full || gaps.p50 >= least, "{name}: median {} for {target}", gaps.p50);
             }
             let gaps = streaming(costs, Some(1), seed).crowded(300).take_gaps();
-            assert!(gaps.p99 <= 1.5 * decode, "{name}: p99 {} beside {decode}", gaps.p99);
+            let least = f64::from(MIN_CHUNK) * (costs.token + costs.prompt_context * f64::from(PROMPT));
+            assert!(gaps.p99 <= 1.1 * (decode + least), "{name}: p99 {} beside {decode}", gaps.p99);
             assert!(gaps.steps.iter().skip(20).filter(|(_, tokens)| *tokens == MIN_CHUNK).count() > 240);
         }
     });
@@ -257,7 +274,7 @@ fn a_target_is_kept() {
 fn small_models_take_large_pieces() {
     covers!("PAC-2");
     for_seeds(50, |seed| {
-        let costs = Costs { weights: 2.0, row: 0.1, token: 0.15, context: 0.000_02, ..ONE_B };
+        let costs = Costs { weights: 2.0, row: 0.1, token: 0.15, context: 0.000_02, prompt_context: 0.000_02, ..ONE_B };
         let mut simulation = streaming(costs, None, seed);
         let gaps = simulation.crowded(400).take_gaps();
         let target = LEAST_TARGET.as_secs_f64() * 1e3;
@@ -278,7 +295,8 @@ fn a_change_of_pace_is_followed() {
                 simulation.crowded(30).take_gaps();
                 let decode = simulation.cost(0);
                 let gaps = simulation.crowded(300).take_gaps();
-                assert!(gaps.p99 <= 2.6 * decode, "{name} {factor}: p99 {} beside {decode}", gaps.p99);
+                let most = 2.6 * decode.max(LEAST_TARGET.as_secs_f64() * 500.0);
+                assert!(gaps.p99 <= most, "{name} {factor}: p99 {} beside {decode}", gaps.p99);
                 let (share, alone) = (gaps.prefill(), prefill_alone(costs, seed) / factor);
                 assert!(share >= 0.4 * alone, "{name} {factor}: {share} of {alone} prompt tokens a second");
             }
@@ -312,7 +330,7 @@ fn until_asked(pacing: &mut Pacing) -> usize {
 }
 
 #[test]
-fn one_bad_step_moves_the_bound_by_less_than_a_half() {
+fn one_bad_step_moves_the_bound_by_no_more_than_a_half() {
     covers!("PAC-5");
     let mut pacing = settled();
     let before = pacing.max_prefill_tokens(16);
@@ -322,10 +340,10 @@ fn one_bad_step_moves_the_bound_by_less_than_a_half() {
     pacing.record(16, 0, Duration::from_millis(100));
     assert_eq!(pacing.max_prefill_tokens(16), 50);
     pacing.record(16, 50, Duration::from_secs(60));
-    assert_eq!(pacing.max_prefill_tokens(16), 35);
+    assert_eq!(pacing.max_prefill_tokens(16), 28);
     // A decode-only step that was held up counts for nothing.
     pacing.record(16, 0, Duration::from_secs(60));
-    assert_eq!(pacing.max_prefill_tokens(16), 35);
+    assert_eq!(pacing.max_prefill_tokens(16), 28);
 }
 
 #[test]
