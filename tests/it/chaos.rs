@@ -271,12 +271,13 @@ fn check_coverage(journal: &Journal, metrics: &str, seen: &[(String, Seen)]) {
     assert!(gone > seen.len() / 2, "{gone} of {} clients went", seen.len());
     let cancelled = |stage: &str| metric(metrics, &format!("llorch_requests_cancelled_total{{stage=\"{stage}\"}}"));
     let rejected = metric(metrics, "llorch_admission_rejections_total{reason=\"queue_full\"}");
-    eprintln!("chaos: {} cancelled in the prefill, {rejected} refused by a full queue", cancelled("prefill"));
+    // These depend on the machine's speed.
+    let late = tally(seen, Seen::Late);
+    eprintln!("chaos: {} cancelled in the prefill, {rejected} met a full queue, {late} late", cancelled("prefill"));
     let counts = [
         ("cancelled in the queue", cancelled("queue")),
         ("cancelled in the decode", cancelled("decode")),
         ("preempted", journal.preempted as f64),
-        ("late", tally(seen, Seen::Late) as f64),
         ("NaN", journal.poisoned as f64),
     ];
     for (what, count) in counts {
