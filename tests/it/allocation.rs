@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// The check of the scheduler's state after each step in a debug build.
-const OF_THE_CHECK: usize = if cfg!(debug_assertions) { 4 } else { 0 };
+const OF_THE_CHECK: usize = if cfg!(debug_assertions) { 5 } else { 0 };
 
 /// The system's allocator, with a count.
 struct Counting;

@@ -113,8 +113,7 @@ fn sch_18_equal_tenants_get_equal_service() {
     backlogged(&mut machine, "short", "long");
     let (short, long) = (machine.served["short"] as f64, machine.served["long"] as f64);
     let ratio = short.max(long) / short.min(long);
-    println!("tokens in 60 s: {short} : {long}, ratio {ratio:.3}");
-    assert!(ratio <= 1.2, "{:?}", machine.served);
+    assert!(ratio <= 1.2, "ratio {ratio:.3} of {:?}", machine.served);
 }
 
 #[test]
@@ -123,7 +122,6 @@ fn sch_18_weights_are_shares() {
     let mut machine = Machine::new(16, &[("short", 3.0), ("long", 1.0)]);
     backlogged(&mut machine, "short", "long");
     let ratio = machine.served["short"] as f64 / machine.served["long"] as f64;
-    println!("ratio {ratio:.3}");
     assert!((2.5..=3.6).contains(&ratio), "{:?}", machine.served);
 }
 
@@ -147,7 +145,6 @@ fn sch_18_a_flood_does_not_delay_the_single_request_of_another() {
     let alone_ms = 20.0 * STEP_MS + (30.0 + 19.0) * TOKEN_MS;
     let next_place_ms = 20.0 * (STEP_MS + 38.0 * TOKEN_MS);
     let took_ms = machine.finished_ms[&single] - before_ms;
-    println!("{took_ms} ms, alone {alone_ms} ms");
     assert!(took_ms <= 2.0 * alone_ms + next_place_ms, "{took_ms} ms");
 }
 

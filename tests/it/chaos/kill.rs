@@ -18,8 +18,6 @@ use tonic_types::StatusExt;
 
 /// Connections that are half open are held until so many more have come.
 const HELD: usize = 64;
-/// Tenants and priorities are drawn once the server has them.
-const HAS_TENANTS: bool = false;
 
 /// What a client knows of how its request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,10 +95,8 @@ impl Clients {
         if random.one_in(2) {
             wanted.kv = Some(KvOptions { bypass_prefix_cache: true, ..Default::default() });
         }
-        if HAS_TENANTS {
-            wanted.tenant = random.pick(&["", "a", "b", "c"]).into();
-            wanted.priority = Some(random.range(0, 4) as i32 - 2);
-        }
+        wanted.tenant = random.pick(&["", "a", "b", "c"]).into();
+        wanted.priority = Some(random.range(0, 4) as i32 - 2);
         wanted
     }
 
