@@ -167,7 +167,8 @@ impl<M: Model> Actor<M> {
 
     /// A step. What it takes up has left the queue before it runs: a step can be long.
     fn plan_and_run(&mut self, begin: Instant) {
-        let max_prefill_tokens = self.pacing.max_prefill_tokens(self.engine.scheduler().num_decoding());
+        let scheduler = self.engine.scheduler();
+        let max_prefill_tokens = self.pacing.max_prefill_tokens(scheduler.num_decoding(), scheduler.num_awaiting());
         let plan = self.engine.plan_step(max_prefill_tokens);
         for &id in &plan.preempted {
             self.delivery.preempted(id);

@@ -2,7 +2,13 @@
 //!
 //! A step of `r` decoding sequences and `p` other tokens is taken to last `d(r) + c * p`. Aimed at is `T`: what
 //! `--target-itl` says, or twice `d(r)` and at least [`LEAST_TARGET`]. So the next step may take `(T - d(r)) / c` other
-//! tokens. Both parts are learned from the steps that were made:
+//! tokens.
+//!
+//! Without `--target-itl`, `T` grows with those who wait for their first token and have a place: where they are more
+//! than those who decode, longer gaps for the few are less than what the many gain. It reaches [`MOST_FACTOR`] times
+//! as much where they are twice as many. This is a burst of requests; one long prompt beside many streams is not.
+//!
+//! `d` and `c` are learned from the steps that were made:
 //!
 //! - `d(r)` is the second shortest of the last four decode-only steps, kept for each power of two of `r`: two that the
 //!   system held up do not move it. Where there is none of this size, the nearest counts. While prompts never stop
@@ -20,6 +26,8 @@ use std::time::Duration;
 
 /// Without a target of its own, no step of less than this is thought too long: it makes twenty tokens a second.
 pub const LEAST_TARGET: Duration = Duration::from_millis(50);
+/// The most that the target grows by while more wait than decode.
+const MOST_FACTOR: f64 = 4.0;
 /// Prompt tokens that a step may take at least, but for the decode-only steps that are asked for: prompts go on also
 /// where decoding alone takes longer than the target.
 pub const MIN_CHUNK: u32 = 4;
@@ -123,7 +131,8 @@ impl Pacing {
 
     /// Tokens that the next step may give to others than the `decode_rows` sequences that decode: [`MIN_CHUNK`] up to
     /// the limit of a step, or 0 so that the time of a decode-only step is measured. Unbounded when nobody decodes.
-    pub fn max_prefill_tokens(&mut self, decode_rows: u32) -> u32 {
+    /// `awaiting`: sequences that could be computed now and have no token yet.
+    pub fn max_prefill_tokens(&mut self, decode_rows: u32, awaiting: u32) -> u32 {
         if decode_rows == 0 {
             return u32::MAX;
         }
@@ -133,15 +142,22 @@ impl Pacing {
             return 0;
         }
         let tokens = match (self.decode_seconds(decode_rows), self.token_cost) {
-            (Some(decode), Some(cost)) => (self.target_seconds(decode) - decode) / cost,
+            (Some(decode), Some(cost)) => {
+                (self.target_seconds(decode, f64::from(awaiting) / f64::from(decode_rows)) - decode) / cost
+            }
             _ => f64::from(FIRST_CHUNK),
         };
         // The cast saturates.
         (tokens as u32).max(MIN_CHUNK).min(self.max_chunk)
     }
 
-    fn target_seconds(&self, decode: f64) -> f64 {
-        self.target.map_or((2.0 * decode).max(LEAST_TARGET.as_secs_f64()), |target| target.as_secs_f64())
+    /// `crowd`: how many await their first token for each that decodes.
+    fn target_seconds(&self, decode: f64, crowd: f64) -> f64 {
+        let Some(target) = self.target else {
+            let factor = (1.0 + (MOST_FACTOR - 1.0) * (crowd - 1.0)).clamp(1.0, MOST_FACTOR);
+            return factor * (2.0 * decode).max(LEAST_TARGET.as_secs_f64());
+        };
+        target.as_secs_f64()
     }
 
     /// Of a decode-only step, as far as is known: of this size, or of the nearest that was measured.

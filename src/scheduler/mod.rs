@@ -174,6 +174,14 @@ impl Scheduler {
         self.running.iter().filter(|sequence| sequence.num_pending_tokens() == 1).count() as u32
     }
 
+    /// Sequences that have more than one token to compute, or wait and have a place.
+    pub fn num_awaiting(&self) -> u32 {
+        let places: u64 = self.running.iter().map(|sequence| 1 + u64::from(sequence.num_forks())).sum();
+        let free = u64::from(self.config.max_running()).saturating_sub(places);
+        let waiting = self.preempted.len() as u64 + self.queue.num_sequences();
+        self.running.len() as u32 - self.num_decoding() + waiting.min(free) as u32
+    }
+
     /// Records that `plan` was computed. `outcomes` has an entry for each of [`StepPlan::samples`].
     ///
     /// # Panics

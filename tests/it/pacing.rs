@@ -88,7 +88,7 @@ impl Simulation {
 
     fn step(&mut self) {
         let rows = self.streams.len() as u32;
-        let bound = self.pacing.max_prefill_tokens(rows);
+        let bound = self.pacing.max_prefill_tokens(rows, 1);
         assert_eq!(bound == u32::MAX, rows == 0);
         assert!(rows == 0 || bound == 0 || (MIN_CHUNK..=BUDGET).contains(&bound), "{bound}");
         let tokens = self.waiting.min(bound).min(BUDGET - rows).min(PROMPT - self.done);
@@ -308,7 +308,7 @@ fn a_change_of_pace_is_followed() {
 fn settled() -> Pacing {
     let mut pacing = Pacing::new(None, BUDGET);
     for _ in 0..40 {
-        let tokens = pacing.max_prefill_tokens(16);
+        let tokens = pacing.max_prefill_tokens(16, 1);
         pacing.record(16, tokens, Duration::from_millis(100 + 10 * u64::from(tokens)));
     }
     for _ in 0..4 {
@@ -320,7 +320,7 @@ fn settled() -> Pacing {
 /// Steps until the next one that is to be decode-only.
 fn until_asked(pacing: &mut Pacing) -> usize {
     for count in 0..100 {
-        let tokens = pacing.max_prefill_tokens(16);
+        let tokens = pacing.max_prefill_tokens(16, 1);
         if tokens == 0 {
             return count;
         }
@@ -333,17 +333,17 @@ fn until_asked(pacing: &mut Pacing) -> usize {
 fn one_bad_step_moves_the_bound_by_no_more_than_a_half() {
     covers!("PAC-5");
     let mut pacing = settled();
-    let before = pacing.max_prefill_tokens(16);
+    let before = pacing.max_prefill_tokens(16, 1);
     assert!((8..=16).contains(&before), "{before}");
     let mut pacing = Pacing::new(Some(Duration::from_millis(600)), BUDGET);
     pacing.record(0, 100, Duration::from_secs(1));
     pacing.record(16, 0, Duration::from_millis(100));
-    assert_eq!(pacing.max_prefill_tokens(16), 50);
+    assert_eq!(pacing.max_prefill_tokens(16, 1), 50);
     pacing.record(16, 50, Duration::from_secs(60));
-    assert_eq!(pacing.max_prefill_tokens(16), 28);
+    assert_eq!(pacing.max_prefill_tokens(16, 1), 28);
     // A decode-only step that was held up counts for nothing.
     pacing.record(16, 0, Duration::from_secs(60));
-    assert_eq!(pacing.max_prefill_tokens(16), 28);
+    assert_eq!(pacing.max_prefill_tokens(16, 1), 28);
 }
 
 #[test]
@@ -358,11 +358,31 @@ fn decode_only_steps_are_asked_for_when_due() {
     pacing.record(16, 0, Duration::from_millis(100));
     assert_eq!(until_asked(&mut pacing), 16);
     // Asked for and not made, as when the only sequence that decoded has ended: the next step is as long as any.
-    assert_ne!(pacing.max_prefill_tokens(16), 0);
+    assert_ne!(pacing.max_prefill_tokens(16, 1), 0);
     let mut new = Pacing::new(None, BUDGET);
-    assert_eq!((new.max_prefill_tokens(0), new.max_prefill_tokens(1)), (u32::MAX, 0));
-    assert_eq!(new.max_prefill_tokens(1), 64);
+    assert_eq!((new.max_prefill_tokens(0, 1), new.max_prefill_tokens(1, 1)), (u32::MAX, 0));
+    assert_eq!(new.max_prefill_tokens(1, 1), 64);
     new.record(1, 0, Duration::from_millis(100));
     // Another size: as soon as may be, the fourth step after the last that was asked for.
     assert_eq!(until_asked(&mut new), 3);
+}
+
+#[test]
+fn the_target_grows_where_more_await_a_token_than_decode() {
+    covers!("PAC-2");
+    let tokens = |awaiting: u32| {
+        let mut pacing = settled();
+        // Twice 100 ms; a prompt token takes about 10 ms.
+        f64::from(pacing.max_prefill_tokens(16, awaiting)) / f64::from(settled().max_prefill_tokens(16, 1))
+    };
+    assert_eq!((tokens(0), tokens(16)), (1.0, 1.0));
+    // 2, 4 and 8 times 100 ms, less the 100 ms of a decode-only step.
+    for (awaiting, times) in [(20, 2.5), (24, 4.0), (32, 7.0), (1000, 7.0)] {
+        let found = tokens(awaiting);
+        assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
+    }
+    let mut given = Pacing::new(Some(Duration::from_millis(600)), BUDGET);
+    given.record(0, 100, Duration::from_secs(1));
+    given.record(16, 0, Duration::from_millis(100));
+    assert_eq!(given.max_prefill_tokens(16, 1000), 50);
 }

@@ -54,7 +54,7 @@ impl Machine {
     fn step(&mut self) {
         let decoding: Vec<SeqId> =
             self.scheduler.running().iter().filter(|s| s.num_pending_tokens() == 1).map(|s| s.id()).collect();
-        let bound = self.pacing.max_prefill_tokens(self.scheduler.num_decoding());
+        let bound = self.pacing.max_prefill_tokens(self.scheduler.num_decoding(), self.scheduler.num_awaiting());
         self.scheduler.plan(&mut self.plan, bound);
         let of = |id: &SeqId| self.plan.sequences.iter().find(|scheduled| scheduled.id == *id);
         assert!(decoding.iter().all(|id| of(id).is_some_and(|one| one.samples)), "PAC-1: a stream missed a step");
