@@ -27,7 +27,7 @@ use std::time::Duration;
 /// Without a target of its own, no step of less than this is thought too long: it makes twenty tokens a second.
 pub const LEAST_TARGET: Duration = Duration::from_millis(50);
 /// The most that the target grows by while more wait than decode.
-const MOST_FACTOR: f64 = 8.0;
+const MOST_FACTOR: f64 = 4.0;
 /// Prompt tokens that a step may take at least, but for the decode-only steps that are asked for: prompts go on also
 /// where decoding alone takes longer than the target.
 pub const MIN_CHUNK: u32 = 4;

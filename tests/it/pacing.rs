@@ -376,8 +376,8 @@ fn the_target_grows_where_more_await_a_token_than_decode() {
         f64::from(pacing.max_prefill_tokens(16, awaiting)) / f64::from(settled().max_prefill_tokens(16, 1))
     };
     assert_eq!((tokens(0), tokens(16)), (1.0, 1.0));
-    // 5.5, 9 and twice 16 times 100 ms, less the 100 ms of a decode-only step; 100 ms are left by twice 100.
-    for (awaiting, times) in [(20, 4.5), (24, 8.0), (32, 15.0), (1000, 15.0)] {
+    // 3.5, 5 and twice 8 times 100 ms, less the 100 ms of a decode-only step; twice 100 leaves 100.
+    for (awaiting, times) in [(20, 2.5), (24, 4.0), (32, 7.0), (1000, 7.0)] {
         let found = tokens(awaiting);
         assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
     }
