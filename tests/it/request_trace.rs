@@ -5,7 +5,7 @@ use crate::support::process::{POISON, Process, collect, poisoned_model_file};
 use futures_util::future::join_all;
 use llorch_cpud::server::proto::generate_request::Prompt;
 use llorch_cpud::server::proto::inference_client::InferenceClient;
-use llorch_cpud::server::proto::{GenerateRequest, StoppingOptions};
+use llorch_cpud::server::proto::{GenerateRequest, ResponseOptions, StoppingOptions};
 use std::collections::BTreeMap;
 
 const FILTER: (&str, &str) = ("LLORCH_LOG", "info,llorch_cpud::request=debug");
@@ -85,10 +85,12 @@ async fn ends_of_all_kinds_are_told_and_no_text_is() {
     ill.error().await;
     collect(&channel, GenerateRequest { n: Some(3), ..named("three", &[1, 50], 5) }).await;
     let secret = Some(Prompt::Text("zebra crossing".into()));
-    let completion = collect(&channel, GenerateRequest { prompt: secret.clone(), ..named("text", &[], 40) }).await;
-    let text = completion.text();
-    let stop = text.chars().skip(text.chars().count() / 2).take(3).collect::<String>();
-    let stopping = StoppingOptions { stop: vec![stop], ..request(&[], 40).stopping.expect("given") };
+    let response = Some(ResponseOptions { token_ids: true, ..Default::default() });
+    let whole = GenerateRequest { prompt: secret.clone(), response, ..named("text", &[], 40) };
+    let completion = collect(&channel, whole).await;
+    // A stop token and not a string, for which the engine may have gone on to the end before it is found.
+    let stop_token_ids = vec![completion.sequences[0].tokens[20].id];
+    let stopping = StoppingOptions { stop_token_ids, ..request(&[], 40).stopping.expect("given") };
     collect(&channel, GenerateRequest { prompt: secret, stopping: Some(stopping), ..named("stop", &[], 40) }).await;
     let gone = Stream(client.generate(named("gone", &[1, 51], 250)).await.expect("accepted").into_inner());
     drop(gone);
