@@ -92,7 +92,9 @@ async fn ends_of_all_kinds_are_told_and_no_text_is() {
     let stop_token_ids = vec![completion.sequences[0].tokens[20].id];
     let stopping = StoppingOptions { stop_token_ids, ..request(&[], 40).stopping.expect("given") };
     collect(&channel, GenerateRequest { prompt: secret, stopping: Some(stopping), ..named("stop", &[], 40) }).await;
-    let gone = Stream(client.generate(named("gone", &[1, 51], 250)).await.expect("accepted").into_inner());
+    // So much that it cannot be done before the server has seen the client go.
+    let long = GenerateRequest { n: Some(128), ..named("gone", &[1, 51], 250) };
+    let gone = Stream(client.generate(long).await.expect("accepted").into_inner());
     drop(gone);
     process.idle_metrics().await;
     drop((channel, client));
