@@ -72,8 +72,8 @@ async fn every_request_tells_its_life_once_and_in_order() {
     assert_eq!(preempted as f64, preemptions);
 }
 
-/// Errors, stop strings, several sequences; and no text.
-#[tokio::test]
+/// Errors, stop tokens, several sequences; and no text. The client's connection has a thread beside the one that waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ends_of_all_kinds_are_told_and_no_text_is() {
     covers!("API-37");
     let (_directory, path) = poisoned_model_file();
