@@ -26,7 +26,7 @@ def declared() -> set[str]:
     names = set()
     for kind in ("GAUGES", "COUNTERS", "HISTOGRAMS"):
         table = re.search(rf"const {kind}: .*?= \[\n(.*?)\n\];", source, re.DOTALL)
-        found = re.findall(r'\("(llorch_\w+)"', table[1])
+        found = re.findall(r'\(\s*"(llorch_\w+)"', table[1])
         assert found, f"no {kind} in src/metrics.rs"
         suffixes = ("_bucket", "_sum", "_count") if kind == "HISTOGRAMS" else ("",)
         names |= {name + suffix for name in found for suffix in suffixes}
