@@ -5,14 +5,14 @@
 //! tokens.
 //!
 //! Without `--target-itl`, `T` grows with those who wait for their first token and have a place: where they are more
-//! than those who decode, longer gaps for the few are less than what the many gain. It reaches [`MOST_FACTOR`] times
+//! than those who decode, longer gaps for the few are less than what the many gain. It reaches `MOST_FACTOR` times
 //! as much where they are twice as many. This is a burst of requests; one long prompt beside many streams is not.
 //!
 //! `d` and `c` are learned from the steps that were made:
 //!
 //! - `d(r)` is the second shortest of the last four decode-only steps, kept for each power of two of `r`: two that the
 //!   system held up do not move it. Where there is none of this size, the nearest counts. While prompts never stop
-//!   there would be no decode-only step at all. So one is asked for, by the answer 0, where [`FRESH_STEPS`] steps have
+//!   there would be no decode-only step at all. So one is asked for, by the answer 0, where `FRESH_STEPS` steps have
 //!   passed since the last of this size, and sooner where the last does not agree with those before.
 //! - `c` is drawn towards each step's `(t - d) / p`: by half the difference of the logarithms times the share of the
 //!   step that its prompt tokens take, as a small share is a poor measure. More than a factor of four is cut off. That

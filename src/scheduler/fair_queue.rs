@@ -36,7 +36,7 @@ pub struct FairQueue {
 }
 
 impl FairQueue {
-    /// See [`Tenants::set_weights`].
+    /// See `Tenants::set_weights`.
     pub fn set_weights(&mut self, weights: &[(Arc<str>, f64)]) {
         self.tenants.set_weights(weights);
     }

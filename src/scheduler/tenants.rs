@@ -13,7 +13,7 @@ const MAX_IDLE: usize = 1024;
 /// What one token costs a tenant of weight 1.
 const TOKEN_COST: f64 = (1u64 << 20) as f64;
 
-/// A tenant's place in [`Tenants`] while it has sequences.
+/// A tenant's place among all of them while it has sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenantIndex(u32);
 
