@@ -179,7 +179,8 @@ impl Scheduler {
         let places: u64 = self.running.iter().map(|sequence| 1 + u64::from(sequence.num_forks())).sum();
         let free = u64::from(self.config.max_running()).saturating_sub(places);
         let waiting = self.preempted.len() as u64 + self.queue.num_sequences();
-        self.running.len() as u32 - self.num_decoding() + waiting.min(free) as u32
+        let behind = self.running.iter().filter(|sequence| sequence.num_pending_tokens() > 1).count();
+        behind as u32 + waiting.min(free) as u32
     }
 
     /// Records that `plan` was computed. `outcomes` has an entry for each of [`StepPlan::samples`].

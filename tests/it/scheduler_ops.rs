@@ -4,11 +4,11 @@
 //! one after the other. Whose turn it is says the oracle of the simulation.
 
 use crate::simulation::turns::Turns;
+use crate::simulation::workload::weights;
 use llorch_cpud::scheduler::{Outcome, Scheduler, SchedulerConfig, Sharing, StepPlan};
 use llorch_cpud::types::{CacheDomain, SeqId, TokenId, Turn};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -56,10 +56,9 @@ struct Machine {
 
 impl Machine {
     fn new(config: SchedulerConfig) -> Self {
-        let weights: [(Arc<str>, f64); 2] = [("half".into(), 0.5), ("double".into(), 2.0)];
         let mut scheduler = Scheduler::new(config).expect("valid limits");
-        scheduler.set_tenant_weights(&weights);
-        Self { scheduler, turns: Turns::new(&weights), left: BTreeMap::new(), next_id: 0, now_ms: 0 }
+        scheduler.set_tenant_weights(&weights());
+        Self { scheduler, turns: Turns::new(&weights()), left: BTreeMap::new(), next_id: 0, now_ms: 0 }
     }
 
     fn apply(&mut self, op: &Op) {

@@ -6,7 +6,7 @@
 mod checks;
 mod coverage;
 pub mod turns;
-mod workload;
+pub mod workload;
 
 use crate::support::fake_model::{FakeModel, token_cache};
 use crate::support::random::{Random, Replay};

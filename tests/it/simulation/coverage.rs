@@ -51,14 +51,13 @@ pub fn index(stage: Stage) -> usize {
 
 impl Coverage {
     pub fn add(&mut self, other: &Self) {
-        let Self { seeds, steps, preemptions, recomputed, partial_prefills, refused, .. } = other;
         let sums = [
-            (&mut self.seeds, seeds),
-            (&mut self.steps, steps),
-            (&mut self.preemptions, preemptions),
-            (&mut self.recomputed, recomputed),
-            (&mut self.partial_prefills, partial_prefills),
-            (&mut self.refused, refused),
+            (&mut self.seeds, &other.seeds),
+            (&mut self.steps, &other.steps),
+            (&mut self.preemptions, &other.preemptions),
+            (&mut self.recomputed, &other.recomputed),
+            (&mut self.partial_prefills, &other.partial_prefills),
+            (&mut self.refused, &other.refused),
             (&mut self.stops, &other.stops),
             (&mut self.lengths, &other.lengths),
             (&mut self.contexts, &other.contexts),
