@@ -1,11 +1,14 @@
 //! Over gRPC: tenants, their weights and priorities decide whose request runs next (`specs/06_GRPC_API.md`).
 
-use crate::support::client::{Completion, Gate, Options, TestServer, eventually, greedy_ids, request, text_of};
+use crate::support::client::{
+    Completion, Gate, Options, TestServer, assert_status, eventually, greedy_ids, request, text_of,
+};
 use llorch_cpud::server::proto::GenerateRequest;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 const PROMPT: [u32; 5] = [1, 70, 71, 72, 73];
 /// Steps of a request that runs alone.
@@ -48,6 +51,35 @@ async fn a_flood_of_one_tenant_does_not_hold_up_another() {
     for stream in flood {
         now(stream.collect()).await;
     }
+    server.at_rest().await;
+}
+
+/// API-49: a tenant that has as many waiting as it may is refused, with the advice when to try again; others are not.
+#[tokio::test]
+async fn a_tenant_over_its_bound_is_refused_alone() {
+    covers!("API-49");
+    let gate = Gate::default();
+    let mut options = one_at_a_time(&gate);
+    options.queue.max_queued_per_tenant = 2;
+    let server = TestServer::start(options).await;
+    let mut streams = vec![server.generate(of("many", 0)).await.expect("runs")];
+    gate.entered(1).await;
+    for tenant in ["many", "many", "few", ""] {
+        streams.push(server.generate(of(tenant, 0)).await.expect("waits"));
+    }
+    let status = server.refusal(of("many", 10)).await;
+    assert_status(&status, Code::ResourceExhausted, "QUOTA");
+    let delay = status.get_error_details().retry_info().and_then(|info| info.retry_delay).expect("RetryInfo");
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("pushback").to_str().expect("ASCII");
+    assert_eq!(pushback.parse(), Ok(delay.as_millis()));
+    assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"quota\"}"), 1.0);
+    streams.push(server.generate(of("few", 0)).await.expect("waits"));
+    assert_status(&server.refusal(of("few", 0)).await, Code::ResourceExhausted, "QUOTA");
+    gate.open();
+    for stream in streams {
+        now(stream.collect()).await;
+    }
+    now(server.generate(of("many", 0)).await.expect("there is room again").collect()).await;
     server.at_rest().await;
 }
 
