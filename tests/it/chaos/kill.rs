@@ -290,7 +290,7 @@ async fn read(mut stream: Stream, events: u32) -> (Option<Stream>, Seen) {
 fn seen_in(status: &Status, seen: Seen) -> Seen {
     let details = status.get_error_details();
     let Some(info) = details.error_info() else { return Seen::Nothing };
-    let before = ["QUEUE_FULL", "DEADLINE_UNMEETABLE", "FIELD_INVALID", "IN_TRANSFER", "IN_QUEUE"];
+    let before = ["QUEUE_FULL", "QUOTA", "DEADLINE_UNMEETABLE", "FIELD_INVALID", "IN_TRANSFER", "IN_QUEUE"];
     let after = ["IN_QUEUE", "IN_PREFILL", "IN_DECODE", "ADMIN", "NON_FINITE_LOGITS"];
     let expected: &[&str] = if seen == Seen::Refused { &before } else { &after };
     assert!(expected.contains(&info.reason.as_str()), "{seen:?}: {status:?}");
