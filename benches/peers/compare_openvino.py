@@ -17,7 +17,6 @@ import json
 import os
 import pathlib
 import random
-import statistics
 import subprocess
 import sys
 import time
@@ -59,11 +58,13 @@ def make(source, folder):
     if not written.exists():
         sys.exit(f"{written}: not written")
     folder.mkdir(parents=True, exist_ok=True)
-    model = openvino.Core().read_model(written)
-    model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
-    written.unlink()
-    written.with_suffix(".bin").unlink()
+    try:
+        model = openvino.Core().read_model(written)
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        openvino.save_model(model, folder / MODEL, compress_to_fp16=False)
+    finally:
+        written.unlink()
+        written.with_suffix(".bin").unlink()
     (folder / "generation_config.json").write_text('{"bos_token_id": 1, "eos_token_id": 2}\n')
 
 
@@ -140,9 +141,9 @@ def main():
         print(f"\n| {args.model.name} | ours t/s | OpenVINO, {side} | ratio (spread) |\n|---|---|---|---|")
         for index, column in enumerate(columns):
             ours, peer = ([run[index] for run in speeds[which]] for which in ("ours", side))
-            ratios = [mine / theirs for mine, theirs in zip(ours, peer)]
-            print(f"| {column} | {statistics.median(ours):.1f} | {statistics.median(peer):.1f} "
-                  f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |")
+            figure = {"ratios": [mine / theirs for mine, theirs in zip(ours, peer)]}
+            print(f"| {column} | {compare_engine.median(ours):.1f} | {compare_engine.median(peer):.1f} "
+                  f"| {compare_engine.ratio(figure)} |")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 //! (`specs/06_GRPC_API.md`).
 
 use crate::support::client::{
-    Completion, Gate, Options, Stream, TestServer, assert_status, endpoint, eventually, greedy_ids, request, text_of,
-    tokenizer,
+    Completion, Gate, Options, Stream, TestServer, assert_status, endpoint, eventually, greedy_ids, request,
+    retry_delay, text_of, tokenizer,
 };
 use llorch_cpud::engine::handle::QueueLimits;
 use llorch_cpud::engine::request::{Event as EngineEvent, NewRequest, RequestError};
@@ -50,10 +50,8 @@ async fn a_full_queue_refuses_at_once() {
     }
     let status = server.refusal(request(&PROMPT, 5)).await;
     assert_status(&status, Code::ResourceExhausted, "QUEUE_FULL");
-    let delay = status.get_error_details().retry_info().and_then(|info| info.retry_delay).expect("RetryInfo");
+    let delay = retry_delay(&status);
     assert!(delay >= Duration::from_millis(100), "{delay:?}");
-    let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("pushback").to_str().expect("ASCII");
-    assert_eq!(pushback.parse(), Ok(delay.as_millis()));
     assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"queue_full\"}"), 1.0);
     gate.open();
     for stream in streams {

@@ -1,6 +1,6 @@
 //! The trace events of requests on the log of a process (`specs/06_GRPC_API.md`, API-37).
 
-use crate::support::client::{Stream, metric, named, request};
+use crate::support::client::{Stream, eventually, metric, named, request};
 use crate::support::process::{POISON, Process, collect, poisoned_model_file};
 use futures_util::future::join_all;
 use llorch_cpud::server::proto::generate_request::Prompt;
@@ -96,7 +96,9 @@ async fn ends_of_all_kinds_are_told_and_no_text_is() {
     let long = GenerateRequest { n: Some(128), ..named("gone", &[1, 51], 250) };
     let gone = Stream(client.generate(long).await.expect("accepted").into_inner());
     drop(gone);
-    process.idle_metrics().await;
+    // Not until the engine is idle: it is that also before it has taken up the request.
+    let released = || metric(&process.metrics(), "llorch_cancel_latency_seconds_count") == 1.0;
+    eventually("the request is released", released).await;
     drop((channel, client));
     let log = log_of(process);
     let requests = events(&log);

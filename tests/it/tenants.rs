@@ -1,14 +1,13 @@
 //! Over gRPC: tenants, their weights and priorities decide whose request runs next (`specs/06_GRPC_API.md`).
 
 use crate::support::client::{
-    Completion, Gate, Options, TestServer, assert_status, eventually, greedy_ids, request, text_of,
+    Completion, Gate, Options, TestServer, assert_status, eventually, greedy_ids, request, retry_delay, text_of,
 };
 use llorch_cpud::server::proto::GenerateRequest;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
 
 const PROMPT: [u32; 5] = [1, 70, 71, 72, 73];
 /// Steps of a request that runs alone.
@@ -69,9 +68,7 @@ async fn a_tenant_over_its_bound_is_refused_alone() {
     }
     let status = server.refusal(of("many", 10)).await;
     assert_status(&status, Code::ResourceExhausted, "QUOTA");
-    let delay = status.get_error_details().retry_info().and_then(|info| info.retry_delay).expect("RetryInfo");
-    let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("pushback").to_str().expect("ASCII");
-    assert_eq!(pushback.parse(), Ok(delay.as_millis()));
+    retry_delay(&status);
     assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"quota\"}"), 1.0);
     streams.push(server.generate(of("few", 0)).await.expect("waits"));
     assert_status(&server.refusal(of("few", 0)).await, Code::ResourceExhausted, "QUOTA");

@@ -353,6 +353,15 @@ pub fn assert_status(status: &Status, code: Code, expected: &str) {
     assert_eq!((status.code(), reason(status).as_str()), (code, expected), "{status:?}");
 }
 
+/// When to try again, as RetryInfo says. Asserts that `grpc-retry-pushback-ms` says the same.
+#[track_caller]
+pub fn retry_delay(status: &Status) -> Duration {
+    let delay = status.get_error_details().retry_info().and_then(|info| info.retry_delay).expect("RetryInfo");
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("pushback").to_str().expect("ASCII");
+    assert_eq!(pushback.parse(), Ok(delay.as_millis()));
+    delay
+}
+
 /// A greedy request of `max_tokens` for a prompt of ids.
 pub fn request(ids: &[TokenId], max_tokens: u32) -> GenerateRequest {
     GenerateRequest {
