@@ -1,4 +1,5 @@
-//! How many prompt tokens a step may take beside the sequences that decode, so that their tokens keep coming in time.
+//! How many prompt tokens a step may take: beside the sequences that decode, so that their tokens keep coming in time,
+//! and where nobody decodes, so that the engine comes round in time to whoever arrives or goes.
 //!
 //! A step of `r` decoding sequences and `p` other tokens is taken to last `d(r) + c * p`. Aimed at is `T`: what
 //! `--target-itl` says, or twice `d(r)` and at least [`LEAST_TARGET`]. So the next step may take `(T - d(r)) / c` other
@@ -7,6 +8,8 @@
 //! Without `--target-itl`, `T` grows with those who wait for their first token and have a place: where they are more
 //! than those who decode, longer gaps for the few are less than what the many gain. It reaches `MOST_FACTOR` times
 //! as much where they are twice as many. This is a burst of requests; one long prompt beside many streams is not.
+//!
+//! Where nobody decodes, a step is to last [`LONGEST_STEP`] at most: as long as a token takes as in the last such step.
 //!
 //! `d` and `c` are learned from the steps that were made:
 //!
@@ -31,6 +34,9 @@ const MOST_FACTOR: f64 = 4.0;
 /// Prompt tokens that a step may take at least, but for the decode-only steps that are asked for: prompts go on also
 /// where decoding alone takes longer than the target.
 pub const MIN_CHUNK: u32 = 4;
+/// A step in which nobody decodes is to last no longer. A cancellation and a new request wait for its end, and so does
+/// the watchdog, which calls the engine stalled after ten seconds; longer ones would compute hardly faster.
+pub const LONGEST_STEP: Duration = Duration::from_secs(2);
 /// Prompt tokens that a step may take before any were measured.
 const FIRST_CHUNK: u32 = 64;
 /// After so many steps without a decode-only one, the time that one takes is measured anew.
@@ -89,8 +95,10 @@ pub struct Pacing {
     target: Option<Duration>,
     max_chunk: u32,
     sizes: [DecodeSteps; NUM_SIZES],
-    /// Seconds a prompt token.
+    /// Seconds a prompt token, beside the time of a decode-only step.
     token_cost: Option<f64>,
+    /// Seconds a token, all included, of the last step in which nobody decoded.
+    alone_cost: Option<f64>,
     /// Steps that were recorded.
     now: u64,
     /// When a decode-only step was last asked for.
@@ -101,7 +109,8 @@ impl Pacing {
     /// `target`: the time from token to token to aim at; `None`: twice a decode-only step, and at least
     /// [`LEAST_TARGET`]. `max_chunk`: tokens that any step may take.
     pub fn new(target: Option<Duration>, max_chunk: u32) -> Self {
-        Self { target, max_chunk, sizes: [DecodeSteps::default(); NUM_SIZES], token_cost: None, now: 0, asked_at: None }
+        let sizes = [DecodeSteps::default(); NUM_SIZES];
+        Self { target, max_chunk, sizes, token_cost: None, alone_cost: None, now: 0, asked_at: None }
     }
 
     /// A step of `decode_rows` sequences that decode and `prefill_tokens` other tokens took `duration`.
@@ -115,6 +124,9 @@ impl Pacing {
             self.sizes[size(decode_rows)].push(seconds, self.now);
         } else {
             let (all, tokens) = (seconds / f64::from(prefill_tokens), f64::from(prefill_tokens));
+            if decode_rows == 0 {
+                self.alone_cost = Some(all);
+            }
             self.token_cost = Some(match (self.token_cost, self.decode_seconds(decode_rows)) {
                 (None, _) => all,
                 // Nobody decoded: no more is known than that a token costs no more than this.
@@ -130,11 +142,11 @@ impl Pacing {
     }
 
     /// Tokens that the next step may give to others than the `decode_rows` sequences that decode: [`MIN_CHUNK`] up to
-    /// the limit of a step, or 0 so that the time of a decode-only step is measured. Unbounded when nobody decodes.
-    /// `awaiting`: sequences that could be computed now and have no token yet.
+    /// the limit of a step, or 0 so that the time of a decode-only step is measured. `awaiting`: sequences that could
+    /// be computed now and have no token yet.
     pub fn max_prefill_tokens(&mut self, decode_rows: u32, awaiting: u32) -> u32 {
         if decode_rows == 0 {
-            return u32::MAX;
+            return self.chunk(self.alone_cost.map(|cost| LONGEST_STEP.as_secs_f64() / cost));
         }
         let may_ask = self.asked_at.is_none_or(|at| self.now - at >= DOUBTFUL_STEPS);
         if may_ask && !self.sizes[size(decode_rows)].is_fresh(self.now) {
@@ -143,12 +155,17 @@ impl Pacing {
         }
         let tokens = match (self.decode_seconds(decode_rows), self.token_cost) {
             (Some(decode), Some(cost)) => {
-                (self.target_seconds(decode, f64::from(awaiting) / f64::from(decode_rows)) - decode) / cost
+                Some((self.target_seconds(decode, f64::from(awaiting) / f64::from(decode_rows)) - decode) / cost)
             }
-            _ => f64::from(FIRST_CHUNK),
+            _ => None,
         };
+        self.chunk(tokens)
+    }
+
+    /// So many tokens within the limits, or the first chunk where nothing is known.
+    fn chunk(&self, tokens: Option<f64>) -> u32 {
         // The cast saturates.
-        (tokens as u32).max(MIN_CHUNK).min(self.max_chunk)
+        (tokens.unwrap_or(f64::from(FIRST_CHUNK)) as u32).max(MIN_CHUNK).min(self.max_chunk)
     }
 
     /// `crowd`: how many await their first token for each that decodes.

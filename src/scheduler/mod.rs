@@ -142,12 +142,13 @@ impl Scheduler {
     /// Decides the next step and allocates its blocks. `plan` is overwritten; [`Scheduler::commit`] is to follow before
     /// any other method that takes `&mut self`.
     ///
-    /// While sequences decode, all others together are given at most `max_prefill_tokens` tokens: a long prompt is not
-    /// to hold up those who are being answered. 0 lets them wait for a step.
+    /// All sequences that do not decode are together given at most `max_prefill_tokens` tokens: a long prompt is not to
+    /// hold up those who are being answered, nor to make a step of itself too long. 0 lets them wait for a step; where
+    /// nobody decodes it is taken as 1.
     pub fn plan(&mut self, plan: &mut StepPlan, max_prefill_tokens: u32) {
         plan.clear();
         let mut budget = self.config.max_num_batched_tokens;
-        let mut prefill = if self.num_decoding() > 0 { max_prefill_tokens } else { u32::MAX };
+        let mut prefill = if self.num_decoding() > 0 { max_prefill_tokens } else { max_prefill_tokens.max(1) };
         let mut index = 0;
         while index < self.running.len() {
             let pending = self.running[index].num_pending_tokens();

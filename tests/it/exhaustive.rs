@@ -119,7 +119,8 @@ fn step(
     assert!(plan.num_tokens <= scheduler.config().max_num_batched_tokens, "SCH-3: {plan:?}");
     assert!(plan.sequences.len() <= scheduler.config().max_num_seqs as usize, "SCH-3: {plan:?}");
     let prefill: u32 = plan.sequences.iter().filter(|s| !decodes.contains(&s.id)).map(|s| s.num_tokens).sum();
-    assert!(decodes.is_empty() || prefill <= max_prefill_tokens, "SCH-19: {plan:?}");
+    let most = if decodes.is_empty() { max_prefill_tokens.max(1) } else { max_prefill_tokens };
+    assert!(prefill <= most, "SCH-19: {plan:?}");
     let mut slots = HashSet::new();
     for s in &plan.sequences {
         let table = scheduler.running()[s.index as usize].block_table();

@@ -32,8 +32,9 @@ impl Simulation {
         assert_eq!(plan.sequences.first().map(|s| s.id), before.oldest, "SCH-5: the oldest computes in every step");
         let decodes = |id: &SeqId| before.decoding.contains(id);
         let prefill: u32 = plan.sequences.iter().filter(|s| !decodes(&s.id)).map(|s| s.num_tokens).sum();
+        let most = if before.decoding.is_empty() { max_prefill_tokens.max(1) } else { max_prefill_tokens };
+        assert!(prefill <= most, "SCH-19: {prefill} tokens of prompts, not {most}");
         if !before.decoding.is_empty() {
-            assert!(prefill <= max_prefill_tokens, "SCH-19: {prefill} tokens of prompts, not {max_prefill_tokens}");
             self.coverage.held_back += u64::from(prefill == max_prefill_tokens);
             self.coverage.decode_only += u64::from(max_prefill_tokens == 0);
         }
