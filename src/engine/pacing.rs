@@ -5,9 +5,9 @@
 //! `--target-itl` says, or twice `d(r)` and at least [`LEAST_TARGET`]. So the next step may take `(T - d(r)) / c` other
 //! tokens.
 //!
-//! Without `--target-itl`, `T` grows with those who wait for their first token and have a place: where they are more
-//! than those who decode, longer gaps for the few are less than what the many gain. It reaches `MOST_FACTOR` times
-//! as much where they are twice as many. This is a burst of requests; one long prompt beside many streams is not.
+//! Without `--target-itl`, `T` grows with those who wait behind another for their first token and have a place: from
+//! `CROWD` for each that decodes on, to `MOST_FACTOR` times as much where they are twice as many. They are a backlog:
+//! what decoding takes is waited for by each of them. One long prompt beside streams is none.
 //!
 //! Where nobody decodes, a step is to last [`LONGEST_STEP`] at most: as long as a token takes as in the last such step.
 //!
@@ -29,7 +29,9 @@ use std::time::Duration;
 
 /// Without a target of its own, no step of less than this is thought too long: it makes twenty tokens a second.
 pub const LEAST_TARGET: Duration = Duration::from_millis(50);
-/// The most that the target grows by while more wait than decode.
+/// Those who wait behind another, for each that decodes, from which the target grows.
+const CROWD: f64 = 0.125;
+/// The most that the target grows by.
 const MOST_FACTOR: f64 = 4.0;
 /// Prompt tokens that a step may take at least, but for the decode-only steps that are asked for: prompts go on also
 /// where decoding alone takes longer than the target.
@@ -154,9 +156,10 @@ impl Pacing {
             return 0;
         }
         let tokens = match (self.decode_seconds(decode_rows), self.token_cost) {
-            (Some(decode), Some(cost)) => {
-                Some((self.target_seconds(decode, f64::from(awaiting) / f64::from(decode_rows)) - decode) / cost)
-            }
+            (Some(decode), Some(cost)) => Some(
+                (self.target_seconds(decode, f64::from(awaiting.saturating_sub(1)) / f64::from(decode_rows)) - decode)
+                    / cost,
+            ),
             _ => None,
         };
         self.chunk(tokens)
@@ -168,10 +171,10 @@ impl Pacing {
         (tokens.unwrap_or(f64::from(FIRST_CHUNK)) as u32).max(MIN_CHUNK).min(self.max_chunk)
     }
 
-    /// `crowd`: how many await their first token for each that decodes.
+    /// `crowd`: how many wait behind another for their first token, for each that decodes.
     fn target_seconds(&self, decode: f64, crowd: f64) -> f64 {
         let Some(target) = self.target else {
-            let factor = (1.0 + (MOST_FACTOR - 1.0) * (crowd - 1.0)).clamp(1.0, MOST_FACTOR);
+            let factor = (1.0 + (MOST_FACTOR - 1.0) * (crowd / CROWD - 1.0)).clamp(1.0, MOST_FACTOR);
             return factor * (2.0 * decode).max(LEAST_TARGET.as_secs_f64());
         };
         target.as_secs_f64()

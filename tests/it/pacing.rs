@@ -368,16 +368,16 @@ fn decode_only_steps_are_asked_for_when_due() {
 }
 
 #[test]
-fn the_target_grows_where_more_await_a_token_than_decode() {
+fn the_target_grows_where_many_await_a_token() {
     covers!("PAC-2");
     let tokens = |awaiting: u32| {
         let mut pacing = settled();
         // Twice 100 ms; a prompt token takes about 10 ms.
         f64::from(pacing.max_prefill_tokens(16, awaiting)) / f64::from(settled().max_prefill_tokens(16, 1))
     };
-    assert_eq!((tokens(0), tokens(16)), (1.0, 1.0));
-    // 3.5, 5 and twice 8 times 100 ms, less the 100 ms of a decode-only step; twice 100 leaves 100.
-    for (awaiting, times) in [(20, 2.5), (24, 4.0), (32, 7.0), (1000, 7.0)] {
+    assert_eq!((tokens(0), tokens(3)), (1.0, 1.0));
+    // 5 and 8 times 100 ms, less the 100 ms of a decode-only step; twice 100 leaves 100.
+    for (awaiting, times) in [(4, 4.0), (5, 7.0), (16, 7.0), (1000, 7.0)] {
         let found = tokens(awaiting);
         assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
     }

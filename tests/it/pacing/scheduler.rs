@@ -80,6 +80,16 @@ impl Machine {
         self.scheduler.commit(&self.plan, &outcomes);
     }
 
+    /// Steps until the sequence is gone; returns how many.
+    fn until_ended(&mut self, id: SeqId) -> u32 {
+        let mut steps = 0;
+        while self.scheduler.get(id).is_some() {
+            self.step();
+            steps += 1;
+        }
+        steps
+    }
+
     /// The 99th percentile and the longest of the gaps since the last call.
     fn take_gaps(&mut self) -> (f64, f64) {
         let mut gaps = std::mem::take(&mut self.gaps);
@@ -101,24 +111,21 @@ fn streams_go_on_while_prompts_come() {
         let (before, _) = machine.take_gaps();
         for id in 0..3 {
             machine.submit(100 + id, PROMPT, 3);
-            let mut steps = 0;
-            while machine.scheduler.get(SeqId(100 + id)).is_some() {
-                machine.step();
-                steps += 1;
-            }
+            let steps = machine.until_ended(SeqId(100 + id));
             assert!(steps < 45, "the prompt took {steps} steps");
         }
+        (0..3).for_each(|id| machine.submit(110 + id, PROMPT, 3));
+        machine.until_ended(SeqId(112));
         let (p99, longest) = machine.take_gaps();
-        assert!(p99 <= 2.5 * before && longest <= 2.7 * before, "one prompt: {p99} {longest} after {before}");
+        assert!(p99 <= 2.5 * before && longest <= 2.7 * before, "few prompts: {p99} {longest} after {before}");
         (0..10).for_each(|id| machine.submit(200 + id, PROMPT, 3));
         let begin = machine.clock_ms;
-        while machine.scheduler.get(SeqId(209)).is_some() {
-            machine.step();
-        }
-        let (p99, _) = machine.take_gaps();
-        assert!(p99 <= 2.5 * before, "ten prompts: {p99} after {before}");
+        machine.until_ended(SeqId(209));
+        let (p99, longest) = machine.take_gaps();
+        // Four times twice a decode-only step, as far as pacing keeps to it.
+        assert!(p99 <= 9.0 * before && longest <= 9.6 * before, "a crowd: {p99} {longest} after {before}");
         let alone = ONE_B.token + ONE_B.weights / f64::from(BUDGET) + ONE_B.context * f64::from(PROMPT) / 2.0;
         let (share, most) = (10.0 * f64::from(PROMPT) / (machine.clock_ms - begin), 1.0 / alone);
-        assert!(share >= 0.4 * most, "{share} of {most} prompt tokens a millisecond");
+        assert!(share >= 0.7 * most, "{share} of {most} prompt tokens a millisecond");
     });
 }
