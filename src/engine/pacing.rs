@@ -32,7 +32,7 @@ pub const LEAST_TARGET: Duration = Duration::from_millis(50);
 /// Those who wait behind another, for each that decodes, from which the target grows.
 const CROWD: f64 = 0.125;
 /// The most that the target grows by.
-const MOST_FACTOR: f64 = 4.0;
+const MOST_FACTOR: f64 = 6.0;
 /// Prompt tokens that a step may take at least, but for the decode-only steps that are asked for: prompts go on also
 /// where decoding alone takes longer than the target.
 pub const MIN_CHUNK: u32 = 4;

@@ -376,8 +376,8 @@ fn the_target_grows_where_many_await_a_token() {
         f64::from(pacing.max_prefill_tokens(16, awaiting)) / f64::from(settled().max_prefill_tokens(16, 1))
     };
     assert_eq!((tokens(0), tokens(3)), (1.0, 1.0));
-    // 5 and 8 times 100 ms, less the 100 ms of a decode-only step; twice 100 leaves 100.
-    for (awaiting, times) in [(4, 4.0), (5, 7.0), (16, 7.0), (1000, 7.0)] {
+    // 7 and 12 times 100 ms, less the 100 ms of a decode-only step; twice 100 leaves 100.
+    for (awaiting, times) in [(4, 6.0), (5, 11.0), (16, 11.0), (1000, 11.0)] {
         let found = tokens(awaiting);
         assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
     }

@@ -122,8 +122,8 @@ fn streams_go_on_while_prompts_come() {
         let begin = machine.clock_ms;
         machine.until_ended(SeqId(209));
         let (p99, longest) = machine.take_gaps();
-        // Four times twice a decode-only step, as far as pacing keeps to it.
-        assert!(p99 <= 9.0 * before && longest <= 9.6 * before, "a crowd: {p99} {longest} after {before}");
+        // Six times twice a decode-only step, as far as pacing keeps to it.
+        assert!(p99 <= 13.0 * before && longest <= 14.0 * before, "a crowd: {p99} {longest} after {before}");
         let alone = ONE_B.token + ONE_B.weights / f64::from(BUDGET) + ONE_B.context * f64::from(PROMPT) / 2.0;
         let (share, most) = (10.0 * f64::from(PROMPT) / (machine.clock_ms - begin), 1.0 / alone);
         assert!(share >= 0.7 * most, "{share} of {most} prompt tokens a millisecond");
