@@ -38,11 +38,13 @@ async fn control_streams(channel: Channel, alone: Vec<Output>, stop: Arc<AtomicB
     }
 }
 
-/// Streams that are dropped after 0, 1, 2 … events.
+/// Streams that are dropped after 0, 1, 2 … events. Of two sequences, so that few of them can end before the server
+/// hears that the client is gone, and so that all of them fit into the queue.
 async fn vanish(channel: &Channel) {
     for events in 0..24 {
         let mut client = InferenceClient::new(channel.clone());
-        let mut stream = Stream(client.generate(request(&[1, 50 + events], 200)).await.expect("accepted").into_inner());
+        let wanted = GenerateRequest { n: Some(2), ..request(&[1, 50 + events], 200) };
+        let mut stream = Stream(client.generate(wanted).await.expect("accepted").into_inner());
         for _ in 0..events {
             stream.next().await.expect("it runs");
         }
@@ -149,8 +151,7 @@ async fn bad_neighbours_change_no_byte_and_keep_no_block() {
         .iter()
         .map(|stage| metric(&metrics, &format!("llorch_requests_cancelled_total{{stage=\"{stage}\"}}")))
         .sum();
-    // On a busy machine most of them end before the server hears that their clients are gone.
-    assert!(cancelled > 0.0, "nobody was cancelled");
+    assert!(cancelled >= 10.0, "{cancelled} cancelled");
     drop(channel);
     process.signal("TERM");
     let (status, log) = process.exit();

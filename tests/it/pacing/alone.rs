@@ -1,6 +1,6 @@
 //! Prompts where nobody decodes: steps that do not grow without bound (`specs/03_BATCHED_SCHEDULER.md`, PAC-6).
 
-use super::{ALL, BUDGET, Costs, ONE_B, Simulation, for_seeds};
+use super::{ALL, BUDGET, Costs, ONE_B, PROMPT, Simulation, for_seeds};
 use llorch_cpud::engine::pacing::LONGEST_STEP;
 
 /// About a model of 7B in F16 on two cores: a full step would take 19 s.
@@ -28,7 +28,7 @@ fn prompts_alone_leave_short_steps() {
             }
             let speed = (simulation.prefilled - computed) as f64 / (simulation.clock_ms - begin);
             // Full steps without a bound, at the mean distance back. A part of the time of the weights is the price.
-            simulation.done = super::PROMPT / 2 - BUDGET / 2;
+            simulation.done = PROMPT / 2 - BUDGET / 2;
             let unbounded = f64::from(BUDGET) / simulation.cost(BUDGET);
             assert!(speed >= 0.75 * unbounded, "{name}: {speed} of {unbounded} tokens a millisecond");
         }
