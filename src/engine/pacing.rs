@@ -7,7 +7,8 @@
 //!
 //! Without `--target-itl`, `T` grows with those who wait behind another for their first token and have a place: from
 //! `CROWD` for each that decodes on, to `MOST_FACTOR` times as much where they are twice as many. They are a backlog:
-//! what decoding takes is waited for by each of them. One long prompt beside streams is none.
+//! what decoding takes is waited for by each of them. One long prompt beside streams is none. `T` does not grow beyond
+//! [`LONGEST_STEP`].
 //!
 //! Where nobody decodes, a step is to last [`LONGEST_STEP`] at most: as long as a token takes as in the last such step.
 //!
@@ -36,8 +37,9 @@ const MOST_FACTOR: f64 = 6.0;
 /// Prompt tokens that a step may take at least, but for the decode-only steps that are asked for: prompts go on also
 /// where decoding alone takes longer than the target.
 pub const MIN_CHUNK: u32 = 4;
-/// A step in which nobody decodes is to last no longer. A cancellation and a new request wait for its end, and so does
-/// the watchdog, which calls the engine stalled after ten seconds; longer ones would compute hardly faster.
+/// A step in which nobody decodes, or a crowd waits, is to last no longer. A cancellation and a new request wait for
+/// its end, and so does the watchdog, which calls the engine stalled after ten seconds; longer ones would compute
+/// hardly faster.
 pub const LONGEST_STEP: Duration = Duration::from_secs(2);
 /// Prompt tokens that a step may take before any were measured.
 const FIRST_CHUNK: u32 = 64;
@@ -175,7 +177,8 @@ impl Pacing {
     fn target_seconds(&self, decode: f64, crowd: f64) -> f64 {
         let Some(target) = self.target else {
             let factor = (1.0 + (MOST_FACTOR - 1.0) * (crowd / CROWD - 1.0)).clamp(1.0, MOST_FACTOR);
-            return factor * (2.0 * decode).max(LEAST_TARGET.as_secs_f64());
+            let least = (2.0 * decode).max(LEAST_TARGET.as_secs_f64());
+            return (factor * least).min(LONGEST_STEP.as_secs_f64()).max(least);
         };
         target.as_secs_f64()
     }

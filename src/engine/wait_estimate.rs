@@ -145,6 +145,10 @@ impl WaitEstimator {
             self.preempted.prompt_tokens += f64::from(sequence.num_tokens());
             self.preempted.output_tokens += f64::from(sequence.max_len() - sequence.num_tokens());
         }
+        let begun = scheduler.queue().begun();
+        self.preempted.sequences += begun.num_sequences as f64;
+        self.preempted.prompt_tokens += begun.num_tokens as f64;
+        self.preempted.output_tokens += begun.num_to_come as f64;
         let block_size = f64::from(config.block_size);
         // Admission leaves one block for each running sequence to grow into.
         let free_blocks = f64::from(scheduler.pool().num_available()) - self.taken;

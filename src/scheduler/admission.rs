@@ -32,14 +32,15 @@ impl Scheduler {
     ///
     /// All its known tokens must fit beside those that running sequences have still to compute, and one block must stay
     /// for each of them to grow into: a sequence that is admitted only to be preempted at once has computed in vain.
+    /// A group needs one place. Its forks find one each or go into the queue, and nobody is admitted behind a group
+    /// that has more of them than there are places.
     /// One that was preempted often waits until it and the older ones fit with all they can come to need.
     /// Alone a sequence always fits, by the check at submit.
     pub(super) fn admit(&mut self, plan: &mut StepPlan) -> bool {
         let next = if self.preempted.is_empty() { self.queue.next().map(Next::Queued) } else { Some(Next::Preempted) };
         let Some(next) = next else { return false };
         let claims = self.claims();
-        let places = 1 + u64::from(candidate(&mut self.preempted, &mut self.queue, next).num_forks());
-        if claims.places > 0 && claims.places + places > u64::from(self.config.max_running()) {
+        if claims.places >= u64::from(self.config.max_running()) {
             return false;
         }
         if !self.has_blocks_for(next, &claims) {
@@ -51,11 +52,11 @@ impl Scheduler {
         };
         let mut sequence = taken.expect("the candidate is there");
         let computed = sequence.max_computed_tokens();
-        let is_first = sequence.start(&self.prefix, &mut self.pool);
-        if is_first {
+        if matches!(next, Next::Queued(_)) {
             sequence.set_seniority(self.next_seniority);
-            self.next_seniority += places;
+            self.next_seniority += 1 + u64::from(sequence.num_forks());
         }
+        let is_first = sequence.start(&self.prefix, &mut self.pool);
         plan.note_start(&sequence, sequence.num_computed_tokens(), computed, is_first);
         self.running.push(sequence);
         true
@@ -72,7 +73,8 @@ impl Scheduler {
         // A block that others refer to costs nothing, a cached one ceases to be available.
         let referenced = self.prefix.iter().filter(|block| self.pool.ref_count(**block) > 0).count() as u64;
         let blocks = |tokens: u32| u64::from(tokens.div_ceil(self.config.block_size)) - referenced;
-        let forks = if claims.places > 0 { u64::from(candidate.num_forks()) } else { 0 };
+        let free_places = u64::from(self.config.max_running()).saturating_sub(claims.places + 1);
+        let forks = if claims.places > 0 { u64::from(candidate.num_forks()).min(free_places) } else { 0 };
         if candidate.num_preemptions() >= MAX_PREEMPTIONS && blocks(candidate.max_len()) + claims.to_limit > available {
             return false;
         }

@@ -1,4 +1,4 @@
-//! Sequences that never ran, and which of them is next.
+//! Sequences that never had a place, and which of them is next.
 //!
 //! First the tenant that was served least, then the one of its sequences that came first, where each level of priority
 //! counts as [`AGEING_MS`] of waiting. That is ageing in closed form: the order of two sequences never changes while
@@ -12,6 +12,12 @@ use std::sync::Arc;
 
 /// A level of priority counts as so many milliseconds of waiting.
 pub const AGEING_MS: i64 = 6_000;
+
+/// When the turn of a sequence comes among those of its tenant.
+pub(super) fn due_ms(turn: &Turn) -> i64 {
+    let arrived = i64::try_from(turn.arrived_ms).unwrap_or(i64::MAX);
+    arrived.saturating_sub(i64::from(turn.priority).saturating_mul(AGEING_MS))
+}
 
 /// Place among a tenant's own: when it is due, in milliseconds, then the order of submission.
 type Rank = (i64, u64);
@@ -33,6 +39,17 @@ pub struct FairQueue {
     places: BTreeMap<SeqId, Place>,
     num_sequences: u64,
     num_tokens: u64,
+    begun: Begun,
+}
+
+/// Sums of the queued sequences that have a token: forks that found no place when their group began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    pub num_sequences: u64,
+    /// Known tokens.
+    pub num_tokens: u64,
+    /// Tokens that they can come to generate still.
+    pub num_to_come: u64,
 }
 
 impl FairQueue {
@@ -47,12 +64,15 @@ impl FairQueue {
     }
 
     /// Queues a sequence whose tenant has entered.
-    pub fn push(&mut self, sequence: Sequence, turn: &Turn) {
-        let arrived = i64::try_from(turn.arrived_ms).unwrap_or(i64::MAX);
-        let due = arrived.saturating_sub(i64::from(turn.priority).saturating_mul(AGEING_MS));
-        let (rank, tenant) = ((due, sequence.arrival()), sequence.tenant());
+    pub fn push(&mut self, sequence: Sequence) {
+        let (rank, tenant) = ((sequence.due_ms(), sequence.arrival()), sequence.tenant());
         self.num_sequences += 1 + u64::from(sequence.num_forks());
         self.num_tokens += u64::from(sequence.num_tokens());
+        if sequence.num_generated_tokens() > 0 {
+            self.begun.num_sequences += 1;
+            self.begun.num_tokens += u64::from(sequence.num_tokens());
+            self.begun.num_to_come += u64::from(sequence.max_len() - sequence.num_tokens());
+        }
         self.places.insert(sequence.id(), Place { tenant, rank });
         self.waiting.entry(tenant).or_default().insert(rank, sequence);
     }
@@ -113,6 +133,11 @@ impl FairQueue {
         self.num_tokens
     }
 
+    /// Those of them that have a token.
+    pub fn begun(&self) -> Begun {
+        self.begun
+    }
+
     pub fn tenants(&self) -> &Tenants {
         &self.tenants
     }
@@ -128,6 +153,7 @@ impl FairQueue {
         self.places.clear();
         self.num_sequences = 0;
         self.num_tokens = 0;
+        self.begun = Begun::default();
     }
 
     /// Takes the sequence at a place out. Its tenant still has it.
@@ -140,6 +166,11 @@ impl FairQueue {
         self.places.remove(&sequence.id());
         self.num_sequences -= 1 + u64::from(sequence.num_forks());
         self.num_tokens -= u64::from(sequence.num_tokens());
+        if sequence.num_generated_tokens() > 0 {
+            self.begun.num_sequences -= 1;
+            self.begun.num_tokens -= u64::from(sequence.num_tokens());
+            self.begun.num_to_come -= u64::from(sequence.max_len() - sequence.num_tokens());
+        }
         Some(sequence)
     }
 }

@@ -25,7 +25,7 @@ pub use admission::MAX_PREEMPTIONS;
 pub use block_pool::BlockPool;
 pub use block_table::BlockTable;
 pub use config::{ConfigError, KvCapacity, SchedulerConfig};
-pub use fair_queue::{AGEING_MS, FairQueue};
+pub use fair_queue::{AGEING_MS, Begun, FairQueue};
 pub use plan::{FirstRun, Outcome, Sample, ScheduledSequence, StepPlan};
 pub use sequence::Sequence;
 pub use tenants::TenantIndex;
@@ -64,9 +64,9 @@ pub struct Aborted {
 pub struct Scheduler {
     config: SchedulerConfig,
     running: Vec<Sequence>,
-    /// Sequences that ran and lost their blocks, or found no place when they began.
+    /// Sequences that ran and lost their blocks.
     preempted: VecDeque<Sequence>,
-    /// Sequences that never ran.
+    /// Sequences that never had a place.
     queue: FairQueue,
     pool: BlockPool,
     /// The numbers of the next sequence that comes, and of the next that is first served.
@@ -128,13 +128,14 @@ impl Scheduler {
             id,
             tenant,
             arrival: self.next_arrival,
+            due_ms: fair_queue::due_ms(turn),
             prompt,
             max_len,
             num_forks: sharing.n - 1,
             domain: sharing.domain,
             block_size: self.config.block_size,
         });
-        self.queue.push(sequence, turn);
+        self.queue.push(sequence);
         self.next_arrival += u64::from(sharing.n);
         Ok(())
     }
@@ -232,8 +233,8 @@ impl Scheduler {
         num_begun
     }
 
-    /// Takes out what ended, and puts back into the queue what has no place: forks of a request that has more of them
-    /// than can run.
+    /// Takes out what ended, and puts into the queue the forks that find no place. They are of the youngest group:
+    /// behind one that has more forks than there are places nobody is admitted.
     fn remove_ended(&mut self) {
         let (pool, tenants) = (&mut self.pool, self.queue.tenants_mut());
         self.running.retain_mut(|sequence| {
@@ -248,7 +249,7 @@ impl Scheduler {
         while self.running.len() > self.config.max_running() as usize {
             let mut fork = self.running.pop().expect("more than can run");
             fork.release(&mut self.pool);
-            self.preempted.push_front(fork);
+            self.queue.push(fork);
         }
     }
 
@@ -294,12 +295,12 @@ impl Scheduler {
         &self.running
     }
 
-    /// Sequences that lost their blocks or found no place, the oldest first. They run again before any that never ran.
+    /// Sequences that lost their blocks, the oldest first. They run again before any that is queued.
     pub fn preempted(&self) -> impl Iterator<Item = &Sequence> {
         self.preempted.iter()
     }
 
-    /// Sequences that never ran.
+    /// Sequences that never had a place.
     pub fn queue(&self) -> &FairQueue {
         &self.queue
     }
@@ -342,11 +343,16 @@ impl Scheduler {
         self.preempted.push_front(victim);
     }
 
-    /// Tokens that a preemption made in vain are not charged again.
+    /// Tokens that a preemption made in vain are not charged again. The first token of a fork is: it takes a row of
+    /// logits, and a place, though it computes nothing.
     fn schedule(&mut self, index: usize, num_tokens: u32, plan: &mut StepPlan) {
         if num_tokens > 0 {
-            let num_new = plan.push(index, &self.running[index], num_tokens);
-            self.queue.tenants_mut().charge(self.running[index].tenant(), num_new);
+            let sequence = &self.running[index];
+            let num_new = plan.push(index, sequence, num_tokens);
+            // A fork that found no place computes its prompt on its own account.
+            let charged = if sequence.num_preemptions() == 0 { num_tokens } else { num_new };
+            let begun = plan.sequences.last().map_or(0, |scheduled| scheduled.num_forks);
+            self.queue.tenants_mut().charge(sequence.tenant(), charged + begun);
         }
     }
 

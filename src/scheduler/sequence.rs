@@ -10,8 +10,10 @@ pub struct Sequence {
     id: SeqId,
     /// Sequences are numbered as they are submitted.
     arrival: u64,
-    /// And as they first run: smaller is older. 0 until then.
+    /// And as they first take a place: smaller is older. 0 until then.
     seniority: u64,
+    /// When its turn comes among those of its tenant that wait, in milliseconds.
+    due_ms: i64,
     tenant: TenantIndex,
     /// All known tokens: the prompt, then what was generated.
     tokens: Vec<TokenId>,
@@ -47,6 +49,7 @@ pub(super) struct NewSequence<'a> {
     pub id: SeqId,
     pub tenant: TenantIndex,
     pub arrival: u64,
+    pub due_ms: i64,
     pub prompt: &'a [TokenId],
     pub max_len: u32,
     pub num_forks: u32,
@@ -60,6 +63,7 @@ impl Sequence {
             id: new.id,
             arrival: new.arrival,
             seniority: 0,
+            due_ms: new.due_ms,
             tenant: new.tenant,
             tokens: new.prompt.to_vec(),
             num_prompt_tokens: new.prompt.len() as u32,
@@ -83,6 +87,11 @@ impl Sequence {
     /// Its number in the order of submission.
     pub fn arrival(&self) -> u64 {
         self.arrival
+    }
+
+    /// When its turn comes among those of its tenant that wait, in milliseconds.
+    pub fn due_ms(&self) -> i64 {
+        self.due_ms
     }
 
     /// Its number in the order of first service; 0 before.
@@ -259,6 +268,7 @@ impl Sequence {
         table.adopt(self.table.blocks(), pool);
         let mut fork = Self {
             id: SeqId(self.id.0 + u64::from(offset)),
+            arrival: self.arrival + u64::from(offset),
             seniority: self.seniority + u64::from(offset),
             tokens: self.tokens[..self.num_prompt_tokens as usize].to_vec(),
             num_forks: 0,

@@ -1,5 +1,7 @@
 //! Tenants, weights and priorities over the real scheduler, on a clock that a cost model of a step moves.
 
+mod groups;
+
 use llorch_cpud::scheduler::{AGEING_MS, Outcome, Scheduler, SchedulerConfig, Sharing, StepPlan};
 use llorch_cpud::types::{SeqId, TokenId, Turn};
 use std::collections::BTreeMap;
@@ -49,12 +51,17 @@ impl Machine {
     }
 
     fn submit(&mut self, tenant: &'static str, priority: i32, prompt: u32, output: u32) -> SeqId {
+        self.submit_group(1, tenant, priority, prompt, output)
+    }
+
+    fn submit_group(&mut self, n: u32, tenant: &'static str, priority: i32, prompt: u32, output: u32) -> SeqId {
         let id = SeqId(self.next_id);
-        self.next_id += 1;
+        self.next_id += u64::from(n);
         let turn = Turn { tenant: tenant.into(), priority, arrived_ms: self.now_ms as u64 };
         let tokens: Vec<TokenId> = vec![1; prompt as usize];
-        self.scheduler.submit(id, &tokens, output, Sharing::NONE, &turn).expect("the pool is large");
-        self.requests.insert(id, (tenant, prompt, output));
+        self.scheduler.submit(id, &tokens, output, Sharing { n, domain: None }, &turn).expect("the pool is large");
+        let ids = (id.0..self.next_id).map(SeqId);
+        self.requests.extend(ids.map(|id| (id, (tenant, prompt, output))));
         id
     }
 

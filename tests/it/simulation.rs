@@ -37,7 +37,9 @@ struct Tracked {
     cut: bool,
     computed: u32,
     preemptions: u32,
-    /// The step by which it must have ended, once it was served.
+    /// Its prompt was begun.
+    was_served: bool,
+    /// The step by which it must have ended, once it has a place.
     last_step: u64,
     deadline_ms: Option<u64>,
     /// Tokens that its client has read; `None` for one that reads at once.
@@ -144,6 +146,7 @@ impl Simulation {
             cut: false,
             computed: 0,
             preemptions: 0,
+            was_served: false,
             last_step: u64::MAX,
             deadline_ms,
             read,
@@ -202,7 +205,7 @@ impl Simulation {
         assert_eq!(self.engine.occupancy().blocks_used as usize + held, used as usize, "SCH-7: blocks come back");
         self.engine.scheduler().check_invariants();
         let Some(stage) = stage else { return };
-        let served = self.tracked[&id].last_step < u64::MAX;
+        let served = self.tracked[&id].was_served;
         assert_eq!(stage == Stage::Queue, !served, "SCH-6: the stage of {id:?}");
         for id in ended.map(SeqId) {
             self.tracked.get_mut(&id).expect("it was submitted").cut = true;
@@ -242,6 +245,7 @@ impl Simulation {
         let report = self.engine.report().clone();
         self.engine.scheduler().check_invariants();
         self.take_outputs(&report);
+        self.check_queued_forks();
         self.check_cache(&report);
         self.check_computed();
         self.coverage.preemptions += u64::from(report.num_preempted);
@@ -263,7 +267,7 @@ impl Simulation {
         for id in alive {
             let tracked = self.tracked.get_mut(&id).expect("it was submitted");
             tracked.cut = true;
-            let served = tracked.last_step < u64::MAX;
+            let served = tracked.was_served;
             self.coverage.faulted += u64::from(served);
             self.coverage.restarted += u64::from(!served);
             self.end(id);

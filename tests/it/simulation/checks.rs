@@ -85,18 +85,38 @@ impl Simulation {
                 assert!(none_preempted, "SCH-6: {id:?} is served before one that was preempted");
                 assert_eq!(self.turns.next(), Some(id), "SCH-18: whose turn it is");
                 self.turns.start(id);
+                let is_fork = !self.tracked[&id].tokens.is_empty();
+                let group_len = if is_fork { 1 } else { u64::from(self.tracked[&id].group_len) };
                 let len = self.tracked[&id].max_len(&self.limits);
                 let seniors = self.service.iter().map(|senior| self.tracked[senior].max_len(&self.limits));
                 let mut last_step = self.step + seniors.sum::<u64>();
-                for id in (id.0..id.0 + u64::from(self.tracked[&id].group_len)).map(SeqId) {
+                for id in (id.0..id.0 + group_len).map(SeqId) {
                     // SCH-5: at worst one token a step for this one and each that is older.
                     last_step += len;
                     self.service.push(id);
-                    self.tracked.get_mut(&id).expect("it was submitted").last_step = last_step;
+                    let tracked = self.tracked.get_mut(&id).expect("it was submitted");
+                    (tracked.was_served, tracked.last_step) = (true, last_step);
                 }
                 self.coverage.overtaken += u64::from(self.turns.next().is_some_and(|next| next < id));
             }
             self.turns.compute(id, scheduled.start, scheduled.start + scheduled.num_tokens);
+            let is_first_token = scheduled.samples && self.tracked[&id].tokens.is_empty();
+            self.turns.begin_forks(id, if is_first_token { self.tracked[&id].group_len - 1 } else { 0 });
+        }
+    }
+
+    /// Forks that found no place: there was none.
+    pub(super) fn check_queued_forks(&mut self) {
+        let scheduler = self.engine.scheduler();
+        let of_groups = scheduler.queue().iter().filter(|sequence| sequence.num_generated_tokens() > 0);
+        let new: Vec<SeqId> = of_groups.map(|one| one.id()).filter(|id| !self.turns.is_waiting(*id)).collect();
+        let places = self.limits.max_num_seqs.min(self.limits.max_num_batched_tokens) as usize;
+        assert!(new.is_empty() || scheduler.running().len() == places, "SCH-15: {new:?} wait, and places are free");
+        self.coverage.queued_forks += new.len() as u64;
+        for id in new {
+            self.turns.queue_fork(id);
+            self.service.retain(|one| *one != id);
+            self.tracked.get_mut(&id).expect("it was submitted").last_step = u64::MAX;
         }
     }
 

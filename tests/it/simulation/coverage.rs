@@ -20,6 +20,8 @@ pub struct Coverage {
     pub evictions: u64,
     pub copies: u64,
     pub forks: u64,
+    /// Those of them that found no place.
+    pub queued_forks: u64,
     /// Prompts that were not computed for want of the cache though another domain had them.
     pub misses_by_salt: u64,
     pub bypasses: u64,
@@ -67,6 +69,7 @@ impl Coverage {
             (&mut self.evictions, &other.evictions),
             (&mut self.copies, &other.copies),
             (&mut self.forks, &other.forks),
+            (&mut self.queued_forks, &other.queued_forks),
             (&mut self.misses_by_salt, &other.misses_by_salt),
             (&mut self.bypasses, &other.bypasses),
             (&mut self.reserved, &other.reserved),
@@ -102,6 +105,7 @@ impl Coverage {
             self.evictions,
             self.copies,
             self.forks,
+            self.queued_forks,
             self.bypasses,
             self.overtaken,
             self.held_back,

@@ -4,13 +4,11 @@ use llorch_cpud::types::{SeqId, Turn};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// A sequence, or a group by its first one, that waits for its first step.
+/// A sequence, or a group by its first one, that waits for its first place.
 #[derive(Clone, Debug)]
 struct Waiting {
     id: SeqId,
     turn: Turn,
-    /// Its number in the order of submission.
-    number: u64,
 }
 
 /// All that the turn of a sequence depends on. Weights are powers of two, so that the sums are exact.
@@ -20,9 +18,8 @@ pub struct Turns {
     /// Tokens computed for a tenant, by its weight.
     served: BTreeMap<Arc<str>, f64>,
     waiting: Vec<Waiting>,
-    /// Sequences that have not ended: whose they are, and how many of their tokens were ever in the cache.
-    alive: BTreeMap<SeqId, (Arc<str>, u32)>,
-    next_number: u64,
+    /// Sequences that have not ended: their turns, and how many of their tokens were ever in the cache.
+    alive: BTreeMap<SeqId, (Turn, u32)>,
 }
 
 impl Turns {
@@ -31,32 +28,31 @@ impl Turns {
     }
 
     pub fn submit(&mut self, id: SeqId, turn: &Turn) {
-        let lowest = self.alive.values().map(|(tenant, _)| self.served[tenant]).reduce(f64::min);
-        let is_there = self.alive.values().any(|(tenant, _)| *tenant == turn.tenant);
+        let lowest = self.alive.values().map(|(other, _)| self.served[&other.tenant]).reduce(f64::min);
+        let is_there = self.alive.values().any(|(other, _)| other.tenant == turn.tenant);
         let served = self.served.entry(Arc::clone(&turn.tenant)).or_default();
         if !is_there {
             *served = served.max(lowest.unwrap_or(0.0));
         }
-        self.alive.insert(id, (Arc::clone(&turn.tenant), 0));
-        self.waiting.push(Waiting { id, turn: turn.clone(), number: self.next_number });
-        self.next_number += 1;
+        self.alive.insert(id, (turn.clone(), 0));
+        self.waiting.push(Waiting { id, turn: turn.clone() });
     }
 
-    /// Who is to be served for the first time next.
+    /// Who is to have the next place that is free for one who had none. Ids are in the order of submission.
     pub fn next(&self) -> Option<SeqId> {
         let due = |turn: &Turn| turn.arrived_ms as i64 - 6_000 * i64::from(turn.priority);
         // The first of each tenant, then the tenant that got least; equal ones go by their first.
-        let mut best: Option<(f64, (i64, u64), SeqId)> = None;
+        let mut best: Option<(f64, (i64, SeqId))> = None;
         for one in &self.waiting {
-            let (served, rank) = (self.served[&one.turn.tenant], (due(&one.turn), one.number));
+            let (served, rank) = (self.served[&one.turn.tenant], (due(&one.turn), one.id));
             let is_first_of_its_tenant = (self.waiting.iter())
                 .filter(|other| other.turn.tenant == one.turn.tenant)
-                .all(|other| rank <= (due(&other.turn), other.number));
-            if is_first_of_its_tenant && best.is_none_or(|(least, first, _)| (served, rank) < (least, first)) {
-                best = Some((served, rank, one.id));
+                .all(|other| rank <= (due(&other.turn), other.id));
+            if is_first_of_its_tenant && best.is_none_or(|best| (served, rank) < best) {
+                best = Some((served, rank));
             }
         }
-        best.map(|(.., id)| id)
+        best.map(|(_, (_, id))| id)
     }
 
     pub fn is_waiting(&self, id: SeqId) -> bool {
@@ -70,17 +66,33 @@ impl Turns {
 
     /// Tokens `start .. end` of a sequence are computed: those that never were are its tenant's.
     pub fn compute(&mut self, id: SeqId, start: u32, end: u32) {
-        let (tenant, computed) = self.alive.get_mut(&id).expect("a sequence that lives");
+        let (turn, computed) = self.alive.get_mut(&id).expect("a sequence that lives");
         let new = end.saturating_sub(start.max(*computed));
         *computed = end.max(*computed);
+        let weight = self.weights.get(&turn.tenant).copied().unwrap_or(1.0);
+        *self.served.get_mut(&turn.tenant).expect("seen at submit") += f64::from(new) / weight;
+    }
+
+    /// So many sequences are to get their first token with one that is computed: one token each.
+    pub fn begin_forks(&mut self, id: SeqId, count: u32) {
+        let tenant = &self.alive[&id].0.tenant;
         let weight = self.weights.get(tenant).copied().unwrap_or(1.0);
-        *self.served.get_mut(tenant).expect("seen at submit") += f64::from(new) / weight;
+        *self.served.get_mut(tenant).expect("seen at submit") += f64::from(count) / weight;
     }
 
     /// A sequence begins with the prompt of another.
     pub fn fork(&mut self, of: SeqId, id: SeqId, prompt_len: u32) {
-        let (tenant, _) = self.alive[&of].clone();
-        self.alive.insert(id, (tenant, prompt_len));
+        let (turn, _) = self.alive[&of].clone();
+        self.alive.insert(id, (turn, prompt_len));
+    }
+
+    /// A sequence that begins with the prompt of another has found no place: it waits for its turn, with nothing
+    /// computed.
+    pub fn queue_fork(&mut self, id: SeqId) {
+        let (turn, computed) = self.alive.get_mut(&id).expect("a sequence that lives");
+        *computed = 0;
+        let turn = turn.clone();
+        self.waiting.push(Waiting { id, turn });
     }
 
     pub fn end(&mut self, id: SeqId) {
