@@ -19,6 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// Faults within [`FAULT_WINDOW`] after which the actor gives up.
 const MAX_FAULTS: usize = 3;
@@ -79,7 +80,7 @@ pub fn spawn<M: Model + 'static>(
     };
     actor.publish();
     let thread = std::thread::Builder::new().name("llorch-engine".into()).spawn(move || actor.run())?;
-    Ok((EngineHandle { shared, inbox: sender }, thread))
+    Ok((EngineHandle { shared, inbox: sender, over: watch::Sender::new(false) }, thread))
 }
 
 impl<M: Model> Actor<M> {

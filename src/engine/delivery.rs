@@ -102,6 +102,10 @@ impl Delivery {
         // What the prefix cache has of a prompt is known when it begins.
         let pending = if request.domain.is_none() { ticket.claim.prompt_tokens } else { 1 };
         let key = ticket.first;
+        // Whoever went before this rang for a request that was not known.
+        if ticket.cause().is_some() {
+            ticket.ring();
+        }
         let open = Open { ticket, events, lines, pending, due: None };
         self.requests.insert(key, open);
         self.set_due(key);
@@ -126,8 +130,11 @@ impl Delivery {
     /// `num_tokens` more of a prompt are computed, and it is not the end of it.
     pub fn progressed(&mut self, id: SeqId, num_tokens: u32) {
         if let Some((key, open, _)) = self.find(id) {
-            open.pending = open.pending.saturating_sub(num_tokens).max(1);
-            self.set_due(key);
+            // With a token there is no prompt left: it is what a preemption took that is computed again.
+            if open.pending > 0 {
+                open.pending = open.pending.saturating_sub(num_tokens).max(1);
+                self.set_due(key);
+            }
         }
     }
 

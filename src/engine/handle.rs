@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crossbeam_channel::{Sender, TrySendError};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Events that may lie between the actor and the stream's task. Far more than a task that runs at all leaves unread.
 const MAX_EVENTS: usize = 1 << 16;
@@ -48,6 +48,8 @@ impl EventSender {
 pub struct EngineHandle {
     pub(super) shared: Arc<Shared>,
     pub(super) inbox: Sender<Submission>,
+    /// [`EngineHandle::end_all`] was called.
+    pub(super) over: watch::Sender<bool>,
 }
 
 impl EngineHandle {
@@ -62,7 +64,7 @@ impl EngineHandle {
         let (events, receiver) = mpsc::channel(self.event_bound(&request));
         let submission = Submission { request, ticket: Arc::clone(&ticket), events: EventSender(events) };
         match self.inbox.try_send(submission) {
-            Ok(()) => Ok(EventStream::new(receiver, ticket, Arc::clone(&self.shared))),
+            Ok(()) => Ok(EventStream::new(receiver, ticket, Arc::clone(&self.shared), self.over.subscribe())),
             Err(error) => {
                 for index in 0..ticket.claim.n {
                     admission.leave_queue(&ticket, index);
@@ -179,9 +181,11 @@ impl EngineHandle {
         self.shared.admission.is_draining()
     }
 
-    /// Ends all requests in flight with [`RequestError::Draining`].
+    /// Ends all requests in flight with [`RequestError::Draining`]. Their streams end at once: a step can last longer
+    /// than the process.
     pub fn end_all(&self) {
         self.shared.admission.cancel_all(Cause::Drain);
+        self.over.send_replace(true);
     }
 
     /// Whether the actor has given up.
@@ -195,6 +199,8 @@ pub struct EventStream {
     events: mpsc::Receiver<Event>,
     ticket: Arc<Ticket>,
     shared: Arc<Shared>,
+    /// All requests are to end.
+    over: watch::Receiver<bool>,
     /// Which sequences are still to finish.
     open: Vec<bool>,
     failed: bool,
@@ -215,9 +221,14 @@ impl Canceller {
 }
 
 impl EventStream {
-    fn new(events: mpsc::Receiver<Event>, ticket: Arc<Ticket>, shared: Arc<Shared>) -> Self {
+    fn new(
+        events: mpsc::Receiver<Event>,
+        ticket: Arc<Ticket>,
+        shared: Arc<Shared>,
+        over: watch::Receiver<bool>,
+    ) -> Self {
         let open = vec![true; ticket.claim.n as usize];
-        Self { events, ticket, shared, open, failed: false }
+        Self { events, ticket, shared, over, open, failed: false }
     }
 
     /// The next event; `None` after the last. Never later than the deadline by more than a timer tick.
@@ -226,15 +237,14 @@ impl EventStream {
             if self.is_done() {
                 return None;
             }
-            let event = match self.ticket.deadline {
-                None => self.events.recv().await,
-                Some(deadline) => match tokio::time::timeout_at(deadline.into(), self.events.recv()).await {
-                    Ok(event) => event,
-                    Err(_) => {
-                        self.ticket.cancel_since(Cause::Deadline, deadline);
-                        Some(Event::Failed(self.ending()))
-                    }
-                },
+            let event = tokio::select! {
+                biased;
+                event = self.events.recv() => event,
+                () = pass(&self.ticket) => None,
+                Ok(_) = self.over.wait_for(|over| *over) => {
+                    self.ticket.cancel(Cause::Drain);
+                    None
+                }
             };
             match event.unwrap_or_else(|| Event::Failed(self.ending())) {
                 // What the actor sent before it saw that the sequence was stopped.
@@ -295,6 +305,13 @@ impl EventStream {
     fn is_done(&self) -> bool {
         self.failed || !self.open.contains(&true)
     }
+}
+
+/// Waits for the deadline of a request, and cancels it then.
+async fn pass(ticket: &Ticket) {
+    let Some(deadline) = ticket.deadline else { return std::future::pending().await };
+    tokio::time::sleep_until(deadline.into()).await;
+    ticket.cancel_since(Cause::Deadline, deadline);
 }
 
 impl Drop for EventStream {

@@ -12,7 +12,7 @@ const WINDOW: usize = 128;
 pub struct LoadSnapshot {
     /// Sequences that run.
     pub running: u32,
-    /// Sequences that wait: for their first step, or for blocks after a preemption.
+    /// Sequences that wait: for their first step, or for a place after it.
     pub waiting: u32,
     /// Prompt tokens of those that never ran.
     pub waiting_tokens: u64,

@@ -24,7 +24,7 @@ pub enum Cause {
 }
 
 /// Requests whose tickets have something new to say, so that the actor need not look at all of them. A ticket rings
-/// once for its end and once for each sequence: what lies here is bounded by what is in flight.
+/// once or twice for its end and once for each sequence: what lies here is bounded by what is in flight.
 #[derive(Debug, Default)]
 pub struct Alarms(Mutex<Vec<u64>>);
 
@@ -95,8 +95,13 @@ impl Ticket {
         };
         let _ = self.cancelled_at_us.compare_exchange(0, micros, Ordering::Relaxed, Ordering::Relaxed);
         if self.cause.compare_exchange(0, code, Ordering::Release, Ordering::Relaxed).is_ok() {
-            self.alarms.ring(self.first);
+            self.ring();
         }
+    }
+
+    /// Has the actor look at the request before its next step.
+    pub fn ring(&self) {
+        self.alarms.ring(self.first);
     }
 
     /// Why the request is to end, if it is.
@@ -140,7 +145,7 @@ impl Ticket {
     pub fn stop(&self, index: u32) {
         if let Some(word) = self.stopped.get(index as usize / 64) {
             word.fetch_or(1 << (index % 64), Ordering::Release);
-            self.alarms.ring(self.first);
+            self.ring();
         }
     }
 

@@ -116,6 +116,36 @@ fn what_generates_goes_on_until_its_deadline() {
     assert_eq!(desk.metric("llorch_wasted_tokens_total{cause=\"cancel\"}"), 401.0);
 }
 
+/// After a preemption its known tokens are computed again, which changes nothing of that.
+#[test]
+fn what_is_computed_again_goes_on_until_its_deadline() {
+    covers!("API-38");
+    let mut desk = Desk::new();
+    desk.open("patient", None, false);
+    let (id, begin) = desk.open("preempted", Some(10), false);
+    desk.delivery.started(id, 0, after(begin, 1000));
+    let sampled = Sampled { token: 5, logprob: None, top: Vec::new() };
+    desk.delivery.token(id, &sampled, None, after(begin, 5000));
+    desk.delivery.preempted(id);
+    desk.delivery.progressed(id, 100);
+    assert_eq!(desk.reap(after(begin, 9990)), NOTHING);
+    assert_eq!(desk.reap(after(begin, 10_010)), [id.0]);
+}
+
+/// Who goes before the actor has taken the request in rang for a request that it did not know.
+#[test]
+fn what_was_cancelled_before_it_was_taken_in_is_not_computed() {
+    covers!("API-30", "API-31", "API-39");
+    let mut desk = Desk::new();
+    drop(desk.handle.submit(request("gone", 400, None)).expect("accepted"));
+    assert_eq!(desk.reap(Instant::now()), NOTHING);
+    let submission = desk.inbox.recv().expect("submitted");
+    let first = submission.ticket.first;
+    desk.delivery.open(submission);
+    assert_eq!(desk.reap(Instant::now()), [first]);
+    assert!(desk.delivery.is_empty());
+}
+
 #[test]
 fn a_request_alone_is_tried_until_its_deadline() {
     covers!("API-38");

@@ -7,6 +7,7 @@ use crate::engine::load::{LoadWindow, StepSample};
 use crate::scheduler::{Scheduler, SchedulerConfig};
 use std::sync::Mutex;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// A handle without an actor: a step of 100 prompt tokens takes a second.
 pub(in crate::engine) fn handle() -> (EngineHandle, crossbeam_channel::Receiver<Submission>) {
@@ -36,7 +37,7 @@ pub(in crate::engine) fn handle() -> (EngineHandle, crossbeam_channel::Receiver<
     let shared =
         Arc::new(Shared { facts, admission, load: Mutex::new(window), heartbeat: Heartbeat::default(), metrics });
     let (sender, inbox) = crossbeam_channel::bounded(100);
-    (EngineHandle { shared, inbox: sender }, inbox)
+    (EngineHandle { shared, inbox: sender, over: watch::Sender::new(false) }, inbox)
 }
 
 pub(in crate::engine) fn request(id: &str, tokens: usize, deadline: Option<Duration>) -> NewRequest {
