@@ -28,10 +28,10 @@ const LENGTH_BUCKETS: &[f64] = &[
 /// Prometheus' own name for it, whatever the program.
 const PROCESS_START: &str = "process_start_time_seconds";
 
-const GAUGES: [(&str, &str); 22] = [
+const GAUGES: [(&str, &str); 23] = [
     (PROCESS_START, "Start of the process, seconds since 1970"),
     ("llorch_requests_running", "Sequences that run"),
-    ("llorch_requests_waiting", "Sequences that wait for their first step"),
+    ("llorch_requests_waiting", "Sequences that wait: for their first step, or for a place after it"),
     ("llorch_kv_blocks", "KV-cache blocks by state"),
     ("llorch_kv_blocks_total", "KV-cache blocks"),
     ("llorch_kv_block_size_tokens", "Tokens in a KV-cache block"),
@@ -52,6 +52,7 @@ const GAUGES: [(&str, &str); 22] = [
     ("llorch_connections", "Open gRPC connections"),
     ("llorch_open_rpcs", "RPCs of Inference that are not answered to the end"),
     ("llorch_receiving_bytes", "Held by request messages on their way in"),
+    ("llorch_answer_bytes", "Held by responses on their way out, of those over 64 KiB"),
     ("llorch_io_tasks", "Asynchronous tasks that live: connections, streams, and some that always do"),
     ("llorch_engine_stalled", "1 while no step completes though there is work"),
 ];
@@ -96,6 +97,7 @@ pub struct Metrics {
     pub connections: Gauge,
     pub open_rpcs: Gauge,
     pub receiving_bytes: Gauge,
+    pub answer_bytes: Gauge,
     pub io_tasks: Gauge,
     pub engine_stalled: Gauge,
 }
@@ -163,6 +165,7 @@ impl Metrics {
             connections: own("llorch_connections"),
             open_rpcs: own("llorch_open_rpcs"),
             receiving_bytes: own("llorch_receiving_bytes"),
+            answer_bytes: own("llorch_answer_bytes"),
             io_tasks: own("llorch_io_tasks"),
             engine_stalled: own("llorch_engine_stalled"),
             recorder,

@@ -138,7 +138,9 @@ fn needs_more_bits(name: &str, layers: u64) -> bool {
     let sensitive = ["attn_v.weight", "attn_qkv.weight", "ffn_down"].iter().any(|part| name.contains(part));
     let Some(layer) = layer(name).filter(|_| sensitive) else { return false };
     let eighth = layers / 8;
-    layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2
+    // Any number can stand in a name.
+    let last_eighth = (7 * u128::from(layers) / 8) as u64;
+    layer < eighth || layer >= last_eighth || (layer - eighth) % 3 == 2
 }
 
 /// `wanted`, or Q8_0 where rows are no multiple of 256, or F16 where they are none of 32.
@@ -245,6 +247,14 @@ mod tests {
         }
         assert!(with_more(22, "attn_q").is_empty(), "no other matrix");
         assert_eq!(with_more(4, "ffn_down"), [2, 3]);
+    }
+
+    /// A name can have any number.
+    #[test]
+    fn a_layer_beyond_all_bounds_is_the_last() {
+        let model = Model { layers: u64::MAX, tied: false };
+        let name = format!("blk.{}.attn_v.weight", u64::MAX - 1);
+        assert_eq!(chosen(Recipe::Q4KM, &name, &[256, 256], &model), Some(Q6K));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::description::{Description, Positions};
 pub use super::keys::ConfigError;
 use super::keys::{Keys, MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH};
 use crate::gguf::Metadata;
+use crate::gguf::error::shown;
 use crate::kv_cache::MAX_HEAD_DIM;
 use crate::ops::norm::NormKind;
 use crate::ops::rope::{RopeScaling, Yarn};
@@ -46,6 +47,9 @@ pub struct ModelConfig {
     pub norm_eps: f32,
 }
 
+/// Characters of a name that are kept: it is told in every answer about the model, and hashed for every request.
+const MAX_NAME: usize = 256;
+
 impl ModelConfig {
     /// Translates and checks the keys of a file.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, ConfigError> {
@@ -53,7 +57,7 @@ impl ModelConfig {
         if !architecture::NAMES.contains(&architecture.as_str()) {
             return Err(architecture::unknown(&architecture));
         }
-        let name = metadata.str("general.name")?.unwrap_or(&architecture).to_owned();
+        let name = metadata.str("general.name")?.unwrap_or(&architecture).chars().take(MAX_NAME).collect();
         let keys = Keys { metadata, prefix: &architecture };
         let hidden_size = keys.size("embedding_length", MAX_WIDTH)?;
         let num_heads = keys.size("attention.head_count", MAX_WIDTH)?;
@@ -157,10 +161,11 @@ fn rope_scaling(keys: &Keys<'_>, context_length: u32) -> Result<RopeScaling, Con
             beta_fast: keys.positive_or("rope.scaling.yarn_beta_fast", 32.0)?,
             beta_slow: keys.positive_or("rope.scaling.yarn_beta_slow", 1.0)?,
         })),
-        Some(other) => {
-            let shown: String = other.chars().take(64).collect();
-            Err(keys.bad("rope.scaling.type", shown, "is not supported; supported: none, linear, yarn, longrope"))
-        }
+        Some(other) => Err(keys.bad(
+            "rope.scaling.type",
+            shown(other.as_bytes()),
+            "is not supported; supported: none, linear, yarn, longrope",
+        )),
     }
 }
 
@@ -184,6 +189,13 @@ mod tests {
         let file = ModelFile::from_bytes(model.build()).unwrap();
         let config = ModelConfig::from_metadata(file.metadata()).unwrap();
         (file, config)
+    }
+
+    #[test]
+    fn a_name_is_cut() {
+        let name = |name: &str| open(&TestModel::default().with_key("general.name", name)).1.name;
+        assert_eq!(name("é"), "é");
+        assert_eq!(name(&"é".repeat(1 << 20)), "é".repeat(256));
     }
 
     #[test]

@@ -63,6 +63,8 @@ pub struct ServerLimits {
     pub max_waiting_encodes: usize,
     /// Of what a response other than a stream holds.
     pub max_response_bytes: usize,
+    /// Of all responses together that are not sent to the end, but for 64 KiB each.
+    pub max_answer_bytes: usize,
     pub drain_timeout: Duration,
     /// An engine that completes no step for so long, though there is work, has stalled.
     pub stall_timeout: Duration,
@@ -90,6 +92,7 @@ impl Default for ServerLimits {
             max_encoders: 2,
             max_waiting_encodes: 256,
             max_response_bytes: 64 << 20,
+            max_answer_bytes: 256 << 20,
             drain_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(10),
         }

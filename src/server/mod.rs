@@ -3,6 +3,7 @@
 //! `convert` turns a message into a checked request, `inference` submits it, `writer` (a task a request) turns events
 //! into messages, `outbox` lies between that task and the client. `run` is the transport, `status` the table of errors.
 
+mod answer;
 mod best_of;
 mod control;
 mod convert;

@@ -1,5 +1,6 @@
 //! Around every RPC: counts how it ended, and turns tonic's own errors into those of the table.
 
+use super::answer;
 use super::deadline::Arrival;
 use super::receive::Received;
 use super::state::ServerState;
@@ -141,6 +142,8 @@ fn translate(status: &Status, limit: usize) -> Option<Status> {
         Code::Internal if status.details().is_empty() => {
             Some(status::invalid_field("message", "is not a message of this RPC"))
         }
+        // Only said where the client is gone.
+        Code::Aborted => Some(Status::cancelled(status.message())),
         Code::Unknown => Some(status::with_reason(Code::Internal, "ENGINE_FAULT", "an error without a code")),
         _ => None,
     }
@@ -148,6 +151,17 @@ fn translate(status: &Status, limit: usize) -> Option<Status> {
 
 fn code_of(headers: &HeaderMap) -> Option<Code> {
     headers.get("grpc-status").map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+impl Observed {
+    /// There is no room for what comes next: this is the end instead.
+    fn give_up(&mut self) -> Frame<<Body as HttpBody>::Data> {
+        self.body = Body::empty();
+        self.report.state.metrics.count_rejection("answers_full");
+        let status = status::queue_full(1000);
+        self.report.code = Some(status.code());
+        Frame::trailers(status.into_http::<Body>().into_parts().0.headers)
+    }
 }
 
 impl HttpBody for Observed {
@@ -158,13 +172,14 @@ impl HttpBody for Observed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &frame
-            && let Some(trailers) = frame.trailers_ref()
-        {
-            self.report.code = code_of(trailers);
-        }
-        frame
+        let Some(frame) = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return Poll::Ready(None) };
+        Poll::Ready(Some(frame.map(|frame| match frame.into_data() {
+            Ok(data) => answer::hold(&self.report.state, data).map_or_else(|| self.give_up(), Frame::data),
+            Err(frame) => {
+                self.report.code = frame.trailers_ref().and_then(code_of).or(self.report.code);
+                frame
+            }
+        })))
     }
 
     fn is_end_stream(&self) -> bool {

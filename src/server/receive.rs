@@ -11,23 +11,30 @@ use std::task::{Context, Poll};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
+/// So much of each message needs no room: a health check is answered whatever others send. With every stream of every
+/// connection it is 256 MiB.
+const FREE_BYTES: usize = 256;
+
 /// The body of a request with one message. Dropped once the message is read, which gives its bytes back.
 pub(super) struct Received {
     body: Incoming,
     state: Arc<ServerState>,
     deadline: Pin<Box<Sleep>>,
+    num_received: usize,
     held: Option<OwnedSemaphorePermit>,
 }
 
 impl Received {
     pub fn new(body: Incoming, state: Arc<ServerState>) -> Self {
         let deadline = Box::pin(sleep(state.limits.message_timeout));
-        Self { body, state, deadline, held: None }
+        Self { body, state, deadline, num_received: 0, held: None }
     }
 
     /// Takes `bytes` from what all messages may hold together. False when it is used up.
     fn hold(&mut self, bytes: usize) -> bool {
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let free = FREE_BYTES.saturating_sub(self.num_received);
+        self.num_received += bytes;
+        let permits = u32::try_from(bytes.saturating_sub(free)).unwrap_or(u32::MAX);
         let Ok(more) = Semaphore::try_acquire_many_owned(Arc::clone(&self.state.receiving), permits) else {
             return false;
         };
@@ -61,7 +68,12 @@ impl Body for Received {
             self.state.metrics.count_rejection("receiving_full");
             return Poll::Ready(Some(Err(status::queue_full(1000).into())));
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => Some(Ok(frame)),
+            // A stream that was reset ends without the mark of an end.
+            None if self.body.is_end_stream() => None,
+            None | Some(Err(_)) => Some(Err(status::client_gone().into())),
+        })
     }
 
     fn is_end_stream(&self) -> bool {

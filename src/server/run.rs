@@ -19,12 +19,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::io::{self, Cursor};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::io::InspectWriter;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -41,6 +43,9 @@ pub enum Shutdown {
 
 /// How long requests may take to notice that they are ended, and connections to close, before they are dropped.
 const GRACE: Duration = Duration::from_secs(1);
+/// Bytes that clients read within that time at least, all together, if they read at all; what the protocol itself sends
+/// is less.
+const LEAST_SENT: u64 = 1024;
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Length of what every HTTP/2 client sends first.
 const PREFACE_BYTES: usize = 24;
@@ -60,20 +65,37 @@ pub async fn run(
     side.spawn(report_health(Arc::clone(&state), health));
     side.spawn(upkeep(Arc::clone(&state)));
     side.spawn(watchdog::watch(Arc::clone(&state)));
-    let acceptor = Acceptor { service: Observe::new(routes, Arc::clone(&state)), state: Arc::clone(&state), closed };
+    let service = Observe::new(routes, Arc::clone(&state));
+    let sent = Arc::new(AtomicU64::new(0));
+    let acceptor = Acceptor { service, state: Arc::clone(&state), sent: Arc::clone(&sent), closed };
     let mut connections = JoinSet::new();
-    tokio::select! {
-        () = acceptor.accept(&listener, &mut connections) => {}
-        () = drain(&state, &mut shutdown) => {}
-    }
+    let give_up = tokio::select! {
+        () = acceptor.accept(&listener, &mut connections) => Instant::now(),
+        give_up = drain(&state, &mut shutdown) => give_up,
+    };
     drop(listener);
     state.advance(Phase::Stopped);
     let _ = closing.send(true);
-    let all_closed = async { while connections.join_next().await.is_some() {} };
-    if timeout(GRACE, all_closed).await.is_err() {
+    if !close(&mut connections, &sent, give_up).await {
         tracing::warn!("clients did not close their connections in time; they are dropped");
     }
     Ok(())
+}
+
+/// Waits for the connections to close, until `give_up` as long as clients read what is theirs. False where some did not
+/// close.
+async fn close(connections: &mut JoinSet<()>, sent: &AtomicU64, give_up: Instant) -> bool {
+    loop {
+        let before = sent.load(Ordering::Relaxed);
+        let all_closed = async { while connections.join_next().await.is_some() {} };
+        if timeout(GRACE, all_closed).await.is_ok() {
+            return true;
+        }
+        let is_read = sent.load(Ordering::Relaxed) - before >= LEAST_SENT;
+        if !is_read || Instant::now() >= give_up {
+            return false;
+        }
+    }
 }
 
 fn routes(state: &Arc<ServerState>, health: HealthReporter) -> io::Result<Routes> {
@@ -122,8 +144,9 @@ async fn upkeep(state: Arc<ServerState>) {
 }
 
 /// Waits for the order to stop, then for the requests to end: by themselves, or by force after the timeout or the
-/// second order. New connections and requests are still answered meanwhile: with UNAVAILABLE.
-async fn drain(state: &ServerState, shutdown: &mut watch::Receiver<Shutdown>) {
+/// second order. New connections and requests are still answered meanwhile: with UNAVAILABLE. Returns until when
+/// clients may read what was answered.
+async fn drain(state: &ServerState, shutdown: &mut watch::Receiver<Shutdown>) -> Instant {
     let _ = shutdown.wait_for(|s| *s >= Shutdown::Drain).await;
     state.advance(Phase::Draining);
     if let Some(engine) = state.engine() {
@@ -138,18 +161,21 @@ async fn drain(state: &ServerState, shutdown: &mut watch::Receiver<Shutdown>) {
         _ = shutdown.wait_for(|s| *s >= Shutdown::Now) => false,
     };
     if drained {
-        return;
+        return give_up;
     }
     tracing::warn!(open = *open.borrow(), "ending the requests that are still open");
     if let Some(engine) = state.engine() {
         engine.end_all();
     }
     let _ = timeout(GRACE, open.wait_for(|open| *open == 0)).await;
+    Instant::now()
 }
 
 struct Acceptor {
     service: Observe,
     state: Arc<ServerState>,
+    /// Bytes written to all connections.
+    sent: Arc<AtomicU64>,
     closed: watch::Receiver<bool>,
 }
 
@@ -180,11 +206,12 @@ impl Acceptor {
                 continue;
             };
             let (service, limits, closed) = (self.service.clone(), self.state.limits, self.closed.clone());
+            let sent = Arc::clone(&self.sent);
             let gauge = self.state.metrics.connections.clone();
             connections.spawn(async move {
                 let _place = place;
                 gauge.increment(1.0);
-                if let Err(error) = serve_connection(stream, service, &limits, closed).await {
+                if let Err(error) = serve_connection(stream, service, &limits, sent, closed).await {
                     tracing::debug!(%error, "connection ended");
                 }
                 gauge.decrement(1.0);
@@ -204,6 +231,7 @@ async fn serve_connection(
     mut stream: TcpStream,
     service: Observe,
     limits: &ServerLimits,
+    sent: Arc<AtomicU64>,
     mut closed: watch::Receiver<bool>,
 ) -> Ended {
     stream.set_nodelay(true)?;
@@ -214,6 +242,9 @@ async fn serve_connection(
         _ = closed.wait_for(|closed| *closed) => return Ok(()),
     };
     let (reader, writer) = stream.into_split();
+    let writer = InspectWriter::new(writer, move |bytes: &[u8]| {
+        sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    });
     let stream = tokio::io::join(Cursor::new(preface).chain(reader), writer);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder

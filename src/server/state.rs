@@ -43,6 +43,8 @@ pub struct ServerState {
     pub(super) open_rpcs: watch::Sender<usize>,
     /// Bytes that request messages may still hold while they come in.
     pub(super) receiving: Arc<Semaphore>,
+    /// Bytes that responses may still hold while they go out.
+    pub(super) answering: Arc<Semaphore>,
     /// Threads that encode long texts.
     pub(super) encoders: Arc<Semaphore>,
     /// Texts that wait for or hold one of them.
@@ -62,6 +64,7 @@ impl ServerState {
             stalled: watch::Sender::new(false),
             open_rpcs: watch::Sender::new(0),
             receiving: Arc::new(Semaphore::new(limits.max_receiving_bytes)),
+            answering: Arc::new(Semaphore::new(limits.max_answer_bytes)),
             encoders: Arc::new(Semaphore::new(limits.max_encoders)),
             encodes: Arc::new(Semaphore::new(limits.max_encoders + limits.max_waiting_encodes)),
             model: OnceLock::new(),
@@ -110,6 +113,11 @@ impl ServerState {
         *self.open_rpcs.borrow()
     }
 
+    /// Held by responses on their way out.
+    pub fn num_answer_bytes(&self) -> usize {
+        self.limits.max_answer_bytes.saturating_sub(self.answering.available_permits())
+    }
+
     /// Notes whether the engine has stalled. True where that is new.
     pub(super) fn set_stalled(&self, now: bool) -> bool {
         self.metrics.engine_stalled.set(f64::from(u8::from(now)));
@@ -123,6 +131,7 @@ impl ServerState {
         }
         let receiving = self.limits.max_receiving_bytes.saturating_sub(self.receiving.available_permits());
         self.metrics.receiving_bytes.set(receiving as f64);
+        self.metrics.answer_bytes.set(self.num_answer_bytes() as f64);
         self.metrics.open_rpcs.set(self.num_open_rpcs() as f64);
         self.metrics.io_tasks.set(Handle::current().metrics().num_alive_tasks() as f64);
     }

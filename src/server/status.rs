@@ -69,6 +69,11 @@ pub(super) fn message_too_slow() -> Status {
     with_reason(Code::DeadlineExceeded, "IN_TRANSFER", "the request's message did not arrive in time")
 }
 
+/// Nobody reads it; it is counted as CANCELLED. That code itself tonic takes for a request without a message.
+pub(super) fn client_gone() -> Status {
+    Status::aborted("the client went before its message was complete")
+}
+
 pub(super) fn response_too_large(limit: usize) -> Status {
     let message = format!("the response would be larger than {limit} bytes");
     with_reason(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
@@ -83,7 +88,10 @@ pub(super) fn sequence_panic() -> Status {
 }
 
 pub(super) fn encode_failed(error: &EncodeError) -> Status {
-    with_reason(Code::Internal, "SEQUENCE_PANIC", error.to_string())
+    match error {
+        EncodeError::NoToken { .. } | EncodeError::TooLong { .. } => invalid_field("text", error.to_string()),
+        EncodeError::Internal(_) => with_reason(Code::Internal, "SEQUENCE_PANIC", error.to_string()),
+    }
 }
 
 pub(super) fn queue_full(retry_after_ms: u64) -> Status {
@@ -172,6 +180,16 @@ pub(crate) fn code_name(code: Code) -> &'static str {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    /// TXT-13: what the vocabulary cannot say is the client's, and no fault of ours.
+    #[test]
+    fn a_text_without_tokens_is_invalid() {
+        for error in [EncodeError::NoToken { byte: 0xff }, EncodeError::TooLong { len: 9 }] {
+            let status = encode_failed(&error);
+            assert_eq!((status.code(), status.message()), (Code::InvalidArgument, format!("text: {error}").as_str()));
+        }
+        assert_eq!(encode_failed(&EncodeError::Internal(String::new())).code(), Code::Internal);
+    }
 
     fn every_status() -> Vec<Status> {
         let limits = RequestError::KvCapacity { needed: 2, available: 1 };

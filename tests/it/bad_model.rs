@@ -112,6 +112,7 @@ fn kinds_that_are_not_built_are_refused_by_name() {
     refused(&base().with_key("general.architecture", ""), "general.architecture");
     refused(&base().with_key("general.architecture", "x".repeat(1 << 20).as_str()), "general.architecture");
     refused(&base().with_key("llama.rope.scaling.type", "dynamic"), "dynamic");
+    refused(&base().with_key("llama.rope.scaling.type", "\x1b[2Jdynamic"), "\\u{1b}[2Jdynamic");
     refused(&base().with_extra_tensor("blk.0.attn_sinks.bias", &[64], 0), "blk.0.attn_sinks.bias");
     refused(&base().with_extra_tensor("blk.0.attn_sub_norm.weight", &[64], 0), "blk.0.attn_sub_norm.weight");
     refused(&base().with_extra_tensor("blk.0.attn_q.bias", &[63], 0), "blk.0.attn_q.bias");

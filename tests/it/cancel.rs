@@ -4,6 +4,7 @@
 use crate::support::client::{
     Gate, Options, Stream, TestServer, assert_status, eventually, greedy_ids, named, request, text_of,
 };
+use crate::support::raw_http2::RawClient;
 use llorch_cpud::server::proto::generate_response::Event;
 use llorch_cpud::server::proto::{AbortRequest, GenerateRequest};
 use std::time::Duration;
@@ -49,6 +50,29 @@ async fn a_client_that_leaves_the_queue() {
     assert_eq!(running.collect().await.expect("a good end").text(), text_of(&greedy_ids(&PROMPT, 5)));
     server.at_rest().await;
     assert_eq!(server.metric("llorch_prompt_tokens_total{source=\"computed\"}"), 12.0);
+}
+
+/// API-30: it is no fault of the server and no bad request, whether the stream ends or the connection.
+#[tokio::test]
+async fn a_client_that_leaves_while_it_sends() {
+    covers!("API-30");
+    let server = TestServer::start(Options::default()).await;
+    for is_stream_alone in [true, false] {
+        let before = server.metric(CANCELLED);
+        let mut client = RawClient::connect(server.address).await;
+        client.call("/llorch.v1.Inference/Generate").await;
+        client.begin_message(100, &[7; 10]).await;
+        eventually("the server reads", || server.state.num_open_rpcs() == 1).await;
+        if is_stream_alone {
+            client.reset().await;
+            eventually("the stream is gone", || server.state.num_open_rpcs() == 0).await;
+        }
+        drop(client);
+        eventually("the client is gone", || server.state.num_open_rpcs() == 0).await;
+        let metrics = server.engine.metrics().render();
+        let counts: Vec<&str> = metrics.lines().filter(|line| line.starts_with("llorch_requests_total")).collect();
+        assert_eq!(server.metric(CANCELLED), before + 1.0, "{counts:?}");
+    }
 }
 
 /// API-30: within one step.

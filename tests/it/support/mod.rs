@@ -6,6 +6,7 @@ pub mod http;
 pub mod load;
 pub mod process;
 pub mod random;
+pub mod raw_http2;
 pub mod recording_model;
 pub mod run_model;
 

@@ -1,0 +1,143 @@
+//! What lies in the server on its way in and out: bounded, and what was answered arrives.
+
+use super::{PROMPT, without_message};
+use crate::support::client::{
+    Options, TestServer, assert_status, endpoint, eventually, request, retry_delay, tokenizer,
+};
+use llorch_cpud::server::Shutdown;
+use llorch_cpud::server::proto::tokenizer_client::TokenizerClient;
+use llorch_cpud::server::proto::{DetokenizeRequest, DetokenizeResponse, GenerateRequest, GetLoadRequest, KvOptions};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Endpoint;
+use tonic::{Code, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_prost::ProstCodec;
+use tonic_types::StatusExt;
+
+/// API-29: a message that does not come, and more of them than there is room for.
+#[tokio::test]
+async fn messages_on_their_way_in_are_bounded() {
+    covers!("API-29");
+    let mut options = Options::default();
+    options.limits.message_timeout = Duration::from_millis(200);
+    let server = TestServer::start(options).await;
+    let late = tokio::time::timeout(Duration::from_secs(30), without_message(server.address)).await;
+    assert_status(&late.expect("given up"), Code::DeadlineExceeded, "IN_TRANSFER");
+
+    let mut options = Options::default();
+    options.limits.max_receiving_bytes = 200;
+    let server = TestServer::start(options).await;
+    let salted = |bytes: usize| {
+        let kv = Some(KvOptions { cache_salt: "s".repeat(bytes), ..Default::default() });
+        GenerateRequest { kv, ..request(&PROMPT, 5) }
+    };
+    let status = server.refusal(salted(1000)).await;
+    assert_status(&status, Code::ResourceExhausted, "QUEUE_FULL");
+    assert!(status.get_error_details().retry_info().is_some());
+    assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"receiving_full\"}"), 1.0);
+    // What was received gives its room back.
+    for _ in 0..30 {
+        server.collect(salted(256)).await;
+    }
+}
+
+/// API-29: with no room left the server answers small messages, health checks among them.
+#[tokio::test]
+async fn small_messages_need_no_room() {
+    covers!("API-29");
+    let mut options = Options::default();
+    options.limits.max_receiving_bytes = 0;
+    let server = TestServer::start(options).await;
+    let wanted = HealthCheckRequest { service: "llorch.v1.Inference".into() };
+    let health = HealthClient::new(server.channel.clone()).check(wanted).await.expect("an answer").into_inner();
+    assert_eq!(health.status(), ServingStatus::Serving);
+    server.control().get_load(GetLoadRequest::default()).await.expect("an answer");
+    server.collect(request(&PROMPT, 5)).await;
+    let large = GenerateRequest { tenant: "t".repeat(300), ..request(&PROMPT, 5) };
+    assert_status(&server.refusal(large).await, Code::ResourceExhausted, "QUEUE_FULL");
+}
+
+/// Ids whose text has `bytes` bytes or a few more.
+fn ids_of_a_text(bytes: usize) -> DetokenizeRequest {
+    let tokenizer = tokenizer();
+    let id = (0..tokenizer.vocab_size() as u32).max_by_key(|&id| tokenizer.token_bytes(id).len()).expect("tokens");
+    DetokenizeRequest { ids: vec![id; bytes.div_ceil(tokenizer.token_bytes(id).len())] }
+}
+
+/// The answer to a Detokenize, of which nothing is read yet.
+async fn unread(endpoint: Endpoint, wanted: DetokenizeRequest) -> Streaming<DetokenizeResponse> {
+    let mut client = Grpc::new(endpoint.connect().await.expect("connected")).max_decoding_message_size(usize::MAX);
+    client.ready().await.expect("connected");
+    let path = PathAndQuery::from_static("/llorch.v1.Tokenizer/Detokenize");
+    let codec = ProstCodec::<DetokenizeRequest, DetokenizeResponse>::default();
+    client.server_streaming(tonic::Request::new(wanted), path, codec).await.expect("an answer").into_inner()
+}
+
+/// API-52: answers that nobody reads.
+#[tokio::test]
+async fn answers_that_are_not_read_are_bounded() {
+    covers!("API-52");
+    let mut options = Options::default();
+    options.limits.max_answer_bytes = 400_000;
+    let server = TestServer::start(options).await;
+    let wanted = ids_of_a_text(300_000);
+    let unread = unread(endpoint(server.address).initial_stream_window_size(500), wanted.clone()).await;
+    assert!(server.state.num_answer_bytes() >= 300_000, "{} bytes", server.state.num_answer_bytes());
+    let mut client = TokenizerClient::new(server.channel.clone());
+    let status = client.detokenize(wanted.clone()).await.expect_err("too much");
+    assert_status(&status, Code::ResourceExhausted, "QUEUE_FULL");
+    assert!(retry_delay(&status) > Duration::ZERO);
+    assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"answers_full\"}"), 1.0);
+    // Small ones are answered.
+    client.detokenize(DetokenizeRequest { ids: wanted.ids[..100].to_vec() }).await.expect("an answer");
+    drop(unread);
+    eventually("the answer is dropped", || server.state.num_answer_bytes() == 0).await;
+    client.detokenize(wanted).await.expect("an answer");
+    eventually("the answer was read", || server.state.num_answer_bytes() == 0).await;
+}
+
+/// A way to the server on which answers come slowly: a part of `part` bytes in every `pause`.
+async fn slow_way(server: SocketAddr, part: usize, pause: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.expect("a client");
+        let server = TcpStream::connect(server).await.expect("connected");
+        let ((mut from_client, mut to_client), (from_server, mut to_server)) =
+            (client.into_split(), server.into_split());
+        tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+        let mut from_server = from_server.take(part as u64);
+        while tokio::io::copy(&mut from_server, &mut to_client).await.is_ok_and(|bytes| bytes > 0) {
+            tokio::time::sleep(pause).await;
+            from_server.set_limit(part as u64);
+        }
+    });
+    address
+}
+
+/// API-43: what was answered is sent to the end, to a client that takes longer than connections may to close.
+#[tokio::test]
+async fn a_drain_waits_for_who_reads() {
+    covers!("API-43");
+    const BYTES: usize = 16 << 20;
+    let mut options = Options::default();
+    options.limits.max_message_bytes = 4 * BYTES;
+    let mut server = TestServer::start(options).await;
+    let way = slow_way(server.address, 1 << 20, Duration::from_millis(200)).await;
+    let window = 0x7fff_ffff;
+    let client = endpoint(way).initial_stream_window_size(window).initial_connection_window_size(window);
+    let mut answer = unread(client, ids_of_a_text(BYTES)).await;
+    server.shutdown.send(Shutdown::Drain).expect("the server runs");
+    let text = answer.message().await.expect("all of it").expect("an answer").text;
+    // But for a leading space, which belongs to no text.
+    assert!(text.len() + 1 >= BYTES, "{} bytes of {BYTES}", text.len());
+    drop(answer);
+    (&mut server.task).await.expect("no panic").expect("a good end");
+}
