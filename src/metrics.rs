@@ -65,7 +65,7 @@ const COUNTERS: [(&str, &str); 13] = [
     ("llorch_prompt_tokens_total", "Prompt tokens, by source; those computed again after a preemption count once"),
     ("llorch_generation_tokens_total", "Tokens generated"),
     ("llorch_preemptions_total", "Sequences that lost their KV blocks to others"),
-    ("llorch_recomputed_tokens_total", "Tokens computed again after a preemption"),
+    ("llorch_recomputed_tokens_total", "Tokens computed again: after a preemption, or by a fork that found no place"),
     ("llorch_prefix_cache_queried_tokens_total", "Tokens looked up in the prefix cache by sequences that begin to run"),
     ("llorch_prefix_cache_hit_tokens_total", "Those of them that it held"),
     ("llorch_wasted_tokens_total", "Tokens computed for nothing, by cause"),

@@ -86,7 +86,7 @@ pub struct WaitEstimator {
     places: Vec<Place>,
     taken: f64,
     max_places: f64,
-    /// Preempted sequences go before all that wait.
+    /// Sequences that have begun and wait: preempted ones, which go before all, and forks without a place.
     preempted: Ahead,
     /// Tokens of prefill that running sequences have still to compute.
     pending: f64,

@@ -53,6 +53,7 @@ macro_rules! with_block_type {
         }
     };
 }
+#[cfg(target_arch = "x86_64")]
 pub(super) use with_block_type;
 
 /// Expands `lines`, which cover `k` elements of a panel: codes to bytes, `out` `[k / 4][32 rows][4]` u8, or F16 to

@@ -10,6 +10,7 @@
 //! 2. Registers start as they are: no instruction here is slower for any value but subnormal numbers, and the
 //!    multipliers are zeroed.
 #![allow(unsafe_code)]
+#![cfg_attr(not(target_arch = "x86_64"), expect(unused, reason = "no other architecture's units are known"))]
 
 use super::{Isa, Path};
 
