@@ -165,6 +165,7 @@ mod tests {
             match limit {
                 "message_timeout" => assert_eq!(limits.message_timeout, time()),
                 "drain_timeout" => assert_eq!(limits.drain_timeout, time()),
+                "answer_timeout" => assert_eq!(limits.answer_timeout, time()),
                 "stall_timeout" => assert_eq!(limits.stall_timeout, time()),
                 "preface_timeout" => assert_eq!(limits.preface_timeout, time()),
                 "keepalive_interval" => assert_eq!(limits.keepalive_interval, time()),

@@ -80,7 +80,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
     stall_timeout: Duration,
     /// Milliseconds from token to token to aim at while long prompts come in: they are computed in pieces that leave
-    /// so much time [default: twice a step without prompts, at least 50; up to six times that while many wait].
+    /// so much time [default: twice a step without prompts, at least 50; while many wait up to six times that, 2000 at
+    /// most].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     target_itl: Option<u64>,
     /// The share of a tenant among those that wait, 0.01 to 100; all others have 1. May be given again, or with commas.

@@ -217,6 +217,7 @@ impl<M: Model> Actor<M> {
             load.counts = counts;
             load.estimator.see(self.engine.scheduler());
         }
+        self.shared.admission.set_begun(self.engine.scheduler().queue().begun());
         self.shared.set_gauges();
     }
 }

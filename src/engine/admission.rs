@@ -4,6 +4,7 @@ use super::backlog::{Backlog, Claim, Taken};
 use super::request::{NewRequest, RequestError};
 use super::ticket::{Alarms, Cause, Ticket};
 use super::wait_estimate::Ahead;
+use crate::scheduler::Begun;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -164,6 +165,16 @@ impl Admission {
     pub fn ahead_of(&self, tenant: &str) -> Option<Ahead> {
         let book = self.lock();
         (book.backlog.all().requests > 0).then(|| book.backlog.ahead_of(tenant))
+    }
+
+    /// All that waits.
+    pub fn ahead_of_all(&self) -> Ahead {
+        self.lock().backlog.part_of_all(1.0)
+    }
+
+    /// Notes which sequences have begun and wait for a place of their own.
+    pub fn set_begun<'a>(&self, begun: impl Iterator<Item = (&'a Arc<str>, Begun)>) {
+        self.lock().backlog.set_begun(begun);
     }
 
     /// Sequence `index` of a request left the queue: it was scheduled, or it ended. The first takes the prompt along.

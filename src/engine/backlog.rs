@@ -1,6 +1,7 @@
 //! What requests in flight have taken up, of all and of each tenant. Pure counts: the owner holds the lock.
 
 use super::wait_estimate::Ahead;
+use crate::scheduler::Begun;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -56,17 +57,12 @@ impl Taken {
         self.kv_blocks = self.kv_blocks.saturating_sub(claim.kv_blocks);
     }
 
-    /// Tokens of work that wait, at the most.
-    fn work(&self) -> u64 {
-        self.queued_tokens + self.queued_output
-    }
-
-    /// The part `share` of what waits, `0 ..= 1`.
-    fn part(&self, share: f64) -> Ahead {
+    /// What waits for its first step.
+    fn waits(&self) -> Ahead {
         Ahead {
-            sequences: self.queued as f64 * share,
-            prompt_tokens: self.queued_tokens as f64 * share,
-            output_tokens: self.queued_output as f64 * share,
+            sequences: self.queued as f64,
+            prompt_tokens: self.queued_tokens as f64,
+            output_tokens: self.queued_output as f64,
         }
     }
 }
@@ -76,6 +72,8 @@ impl Taken {
 pub struct Backlog {
     all: Taken,
     tenants: HashMap<Arc<str>, Taken>,
+    /// What has begun and waits for a place of its own, by tenant.
+    begun: HashMap<Arc<str>, Ahead>,
 }
 
 impl Backlog {
@@ -104,6 +102,19 @@ impl Backlog {
         }
     }
 
+    /// Forks that found no place wait like what never began, but the bounds of the queue do not count them.
+    pub fn set_begun<'a>(&mut self, begun: impl Iterator<Item = (&'a Arc<str>, Begun)>) {
+        self.begun.clear();
+        self.begun.extend(begun.map(|(tenant, sums)| {
+            let ahead = Ahead {
+                sequences: sums.num_sequences as f64,
+                prompt_tokens: sums.num_tokens as f64,
+                output_tokens: sums.num_to_come as f64,
+            };
+            (Arc::clone(tenant), ahead)
+        }));
+    }
+
     pub fn all(&self) -> Taken {
         self.all
     }
@@ -126,23 +137,25 @@ impl Backlog {
 
     /// What gets its turn until the part `share` of what waits of `tenant` has had it.
     pub fn part_of(&self, tenant: &str, share: f64) -> Ahead {
-        let own = self.of(tenant);
-        let work = own.work() as f64 * share;
-        let mut ahead = own.part(share);
+        // What has begun came before all that has not.
+        let mut ahead = self.of(tenant).waits().times(share).plus(&self.begun_of(tenant));
+        let work = ahead.work();
         for (name, other) in &self.tenants {
-            if **name != *tenant && other.work() > 0 {
-                let part = other.part((work / other.work() as f64).min(1.0));
-                ahead.sequences += part.sequences;
-                ahead.prompt_tokens += part.prompt_tokens;
-                ahead.output_tokens += part.output_tokens;
+            let waits = other.waits().plus(&self.begun_of(name));
+            if **name != *tenant && waits.work() > 0.0 {
+                ahead = ahead.plus(&waits.times((work / waits.work()).min(1.0)));
             }
         }
         ahead
     }
 
-    /// What gets its turn until the part `share` of all that waits has had it.
+    /// What gets its turn until the part `share` of all that waits for its first step has had it.
     pub fn part_of_all(&self, share: f64) -> Ahead {
-        self.all.part(share)
+        self.begun.values().fold(self.all.waits().times(share), |sum, begun| sum.plus(begun))
+    }
+
+    fn begun_of(&self, tenant: &str) -> Ahead {
+        self.begun.get(tenant).copied().unwrap_or_default()
     }
 }
 
@@ -183,5 +196,23 @@ mod tests {
         assert_eq!(backlog.ahead_of("flood").sequences, 100.0 + 9.0);
         assert_eq!(backlog.part_of("flood", 0.02).sequences, 2.0 + 2.0);
         assert_eq!(backlog.part_of_all(0.5).sequences, 109.0 / 2.0);
+    }
+
+    /// Forks that wait for a place go before what their tenant queued, and before that of others by its fair share.
+    #[test]
+    fn what_has_begun_counts_as_its_tenants() {
+        let mut backlog = Backlog::default();
+        backlog.enter(&claim("wide", 1, 60, 40));
+        backlog.leave_queue(&claim("wide", 1, 60, 40), true);
+        let sums = Begun { num_sequences: 64, num_tokens: 64 * 61, num_to_come: 64 * 39 };
+        backlog.set_begun([(&Arc::from("wide"), sums)].into_iter());
+        assert_eq!(backlog.ahead_of("single"), Ahead::default());
+        assert_eq!(backlog.ahead_of("wide").sequences, 64.0);
+        backlog.enter(&claim("single", 1, 60, 40));
+        assert_eq!(backlog.ahead_of("single").sequences, 2.0);
+        assert_eq!(backlog.ahead_of("wide").sequences, 65.0);
+        assert_eq!((backlog.part_of_all(1.0).sequences, backlog.all().queued), (65.0, 1));
+        backlog.set_begun([].into_iter());
+        assert_eq!(backlog.ahead_of("wide").sequences, 0.0);
     }
 }

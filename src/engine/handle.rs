@@ -104,7 +104,6 @@ impl EngineHandle {
         }
         let Some(ahead) = self.shared.admission.ahead_of(&request.tenant) else { return Ok(()) };
         let candidate = Candidate {
-            n: request.n,
             prompt_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
             max_tokens: request.params.stopping.max_tokens,
         };

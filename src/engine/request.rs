@@ -14,7 +14,8 @@ pub struct NewRequest {
     /// At least one token, all within the vocabulary, and shorter than the context.
     pub prompt: Arc<[TokenId]>,
     pub params: Arc<SequenceParams>,
-    /// Independent continuations, `1 ..= 128`; sequence index is `0 .. n`. The prompt is computed once.
+    /// Independent continuations, `1 ..= 128`; sequence index is `0 .. n`. The prompt is computed once for those that
+    /// find a place then.
     pub n: u32,
     /// With whom it shares cached prefixes; `None`: the prefix cache is neither read nor written.
     pub domain: Option<CacheDomain>,

@@ -1,7 +1,6 @@
 //! What the handles and the actor of an engine share, and the load as both see it.
 
 use super::admission::Admission;
-use super::backlog::Taken;
 use super::heartbeat::Heartbeat;
 use super::load::{EngineCounts, LoadSnapshot, LoadWindow};
 use super::wait_estimate::{Ahead, Candidate};
@@ -52,10 +51,10 @@ impl Shared {
 
     /// The load now.
     pub fn snapshot(&self) -> LoadSnapshot {
-        let taken = self.admission.taken();
+        let (taken, ahead) = (self.admission.taken(), self.admission.ahead_of_all());
         let (counts, (prefill, decode), (p50, p99), estimated_wait_ms) = {
             let window = self.load();
-            (window.counts, window.rates(), window.step_ms(), estimated_wait_ms(&window, &taken))
+            (window.counts, window.rates(), window.step_ms(), estimated_wait_ms(&window, &ahead))
         };
         LoadSnapshot {
             running: counts.running,
@@ -107,15 +106,10 @@ impl Shared {
 }
 
 /// Until the first step of a request that came now behind all others, of the mean size of those that wait.
-fn estimated_wait_ms(window: &LoadWindow, taken: &Taken) -> f64 {
-    let ahead = Ahead {
-        sequences: taken.queued as f64,
-        prompt_tokens: taken.queued_tokens as f64,
-        output_tokens: taken.queued_output as f64,
-    };
-    let mean = |sum: u64| u32::try_from(sum / taken.queued.max(1)).unwrap_or(u32::MAX).max(1);
-    let (prompt_tokens, max_tokens) = (mean(taken.queued_tokens), mean(taken.queued_output));
-    window.estimator.wait(&ahead, &Candidate { n: 1, prompt_tokens, max_tokens }).first_step * 1e3
+fn estimated_wait_ms(window: &LoadWindow, ahead: &Ahead) -> f64 {
+    let mean = |sum: f64| (sum / ahead.sequences.max(1.0)).max(1.0) as u32;
+    let (prompt_tokens, max_tokens) = (mean(ahead.prompt_tokens), mean(ahead.output_tokens));
+    window.estimator.wait(ahead, &Candidate { prompt_tokens, max_tokens }).first_step * 1e3
 }
 
 fn waiting(queued: u64, counts: &EngineCounts) -> u32 {

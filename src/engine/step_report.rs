@@ -27,7 +27,7 @@ pub struct StepReport {
     pub hit_tokens: u32,
     /// Blocks copied because sequences that shared them went different ways.
     pub num_copies: u32,
-    /// Tokens computed again after a preemption.
+    /// Tokens computed again: after a preemption, or by a fork that found no place.
     pub recomputed_tokens: u32,
     /// Sequences that lost their blocks to older ones.
     pub num_preempted: u32,

@@ -36,15 +36,38 @@ impl Ahead {
     pub fn max(self, other: Self) -> Self {
         if other.sequences > self.sequences { other } else { self }
     }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: &Self) -> Self {
+        Self {
+            sequences: self.sequences + other.sequences,
+            prompt_tokens: self.prompt_tokens + other.prompt_tokens,
+            output_tokens: self.output_tokens + other.output_tokens,
+        }
+    }
+
+    /// The part `share` of it.
+    #[must_use]
+    pub fn times(self, share: f64) -> Self {
+        Self {
+            sequences: self.sequences * share,
+            prompt_tokens: self.prompt_tokens * share,
+            output_tokens: self.output_tokens * share,
+        }
+    }
+
+    /// Tokens of work, at the most.
+    pub fn work(&self) -> f64 {
+        self.prompt_tokens + self.output_tokens
+    }
 }
 
-/// The request that is asked for.
+/// The request that is asked for: its first sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its sequences.
-    pub n: u32,
     pub prompt_tokens: u32,
-    /// What each may generate at the most.
+    /// What it may generate at the most.
     pub max_tokens: u32,
 }
 
@@ -86,7 +109,7 @@ pub struct WaitEstimator {
     places: Vec<Place>,
     taken: f64,
     max_places: f64,
-    /// Sequences that have begun and wait: preempted ones, which go before all, and forks without a place.
+    /// Preempted sequences go before all that wait.
     preempted: Ahead,
     /// Tokens of prefill that running sequences have still to compute.
     pending: f64,
@@ -145,10 +168,6 @@ impl WaitEstimator {
             self.preempted.prompt_tokens += f64::from(sequence.num_tokens());
             self.preempted.output_tokens += f64::from(sequence.max_len() - sequence.num_tokens());
         }
-        let begun = scheduler.queue().begun();
-        self.preempted.sequences += begun.num_sequences as f64;
-        self.preempted.prompt_tokens += begun.num_tokens as f64;
-        self.preempted.output_tokens += begun.num_to_come as f64;
         let block_size = f64::from(config.block_size);
         // Admission leaves one block for each running sequence to grow into.
         let free_blocks = f64::from(scheduler.pool().num_available()) - self.taken;
@@ -159,9 +178,9 @@ impl WaitEstimator {
 
     /// What `candidate` is to expect behind `ahead`.
     pub fn wait(&self, ahead: &Ahead, candidate: &Candidate) -> Wait {
-        let own = f64::from(candidate.n.max(1));
-        let starts = ahead.sequences + self.preempted.sequences + own;
-        let output_tokens = ahead.output_tokens + self.preempted.output_tokens + own * f64::from(candidate.max_tokens);
+        // One place is enough for the candidate, whatever it brings.
+        let starts = ahead.sequences + self.preempted.sequences + 1.0;
+        let output_tokens = ahead.output_tokens + self.preempted.output_tokens + f64::from(candidate.max_tokens);
         let prompt_tokens = ahead.prompt_tokens + self.preempted.prompt_tokens + f64::from(candidate.prompt_tokens);
         let (mean_output, mean_prompt) = (output_tokens / starts, (prompt_tokens / starts).max(1.0));
         let free = (self.max_places - self.taken).min((self.free_slots / mean_prompt).floor()).max(0.0);
@@ -184,7 +203,7 @@ impl WaitEstimator {
     pub fn until_started(&self, ahead: &Ahead) -> f64 {
         let number = ahead.sequences.max(1.0);
         let mean = |sum: f64| (sum / number).min(f64::from(u32::MAX)) as u32;
-        let last = Candidate { n: 1, prompt_tokens: mean(ahead.prompt_tokens), max_tokens: mean(ahead.output_tokens) };
+        let last = Candidate { prompt_tokens: mean(ahead.prompt_tokens), max_tokens: mean(ahead.output_tokens) };
         let others = 1.0 - 1.0 / number;
         let before = Ahead {
             sequences: number - 1.0,

@@ -8,6 +8,7 @@ use super::Sequence;
 use super::tenants::{TenantIndex, Tenants};
 use crate::types::{SeqId, Turn};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// A level of priority counts as so many milliseconds of waiting.
@@ -39,10 +40,10 @@ pub struct FairQueue {
     places: BTreeMap<SeqId, Place>,
     num_sequences: u64,
     num_tokens: u64,
-    begun: Begun,
+    begun: BTreeMap<TenantIndex, Begun>,
 }
 
-/// Sums of the queued sequences that have a token: forks that found no place when their group began.
+/// Sums of the queued sequences of a tenant that have a token: forks that found no place when their group began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Begun {
     pub num_sequences: u64,
@@ -69,9 +70,10 @@ impl FairQueue {
         self.num_sequences += 1 + u64::from(sequence.num_forks());
         self.num_tokens += u64::from(sequence.num_tokens());
         if sequence.num_generated_tokens() > 0 {
-            self.begun.num_sequences += 1;
-            self.begun.num_tokens += u64::from(sequence.num_tokens());
-            self.begun.num_to_come += u64::from(sequence.max_len() - sequence.num_tokens());
+            let begun = self.begun.entry(tenant).or_default();
+            begun.num_sequences += 1;
+            begun.num_tokens += u64::from(sequence.num_tokens());
+            begun.num_to_come += u64::from(sequence.max_len() - sequence.num_tokens());
         }
         self.places.insert(sequence.id(), Place { tenant, rank });
         self.waiting.entry(tenant).or_default().insert(rank, sequence);
@@ -133,9 +135,9 @@ impl FairQueue {
         self.num_tokens
     }
 
-    /// Those of them that have a token.
-    pub fn begun(&self) -> Begun {
-        self.begun
+    /// Those of them that have a token, by tenant.
+    pub fn begun(&self) -> impl Iterator<Item = (&Arc<str>, Begun)> {
+        self.begun.iter().map(|(&tenant, &begun)| (self.tenants.name(tenant), begun))
     }
 
     pub fn tenants(&self) -> &Tenants {
@@ -153,7 +155,7 @@ impl FairQueue {
         self.places.clear();
         self.num_sequences = 0;
         self.num_tokens = 0;
-        self.begun = Begun::default();
+        self.begun.clear();
     }
 
     /// Takes the sequence at a place out. Its tenant still has it.
@@ -166,10 +168,16 @@ impl FairQueue {
         self.places.remove(&sequence.id());
         self.num_sequences -= 1 + u64::from(sequence.num_forks());
         self.num_tokens -= u64::from(sequence.num_tokens());
-        if sequence.num_generated_tokens() > 0 {
-            self.begun.num_sequences -= 1;
-            self.begun.num_tokens -= u64::from(sequence.num_tokens());
-            self.begun.num_to_come -= u64::from(sequence.max_len() - sequence.num_tokens());
+        if let Entry::Occupied(mut entry) = self.begun.entry(tenant)
+            && sequence.num_generated_tokens() > 0
+        {
+            let begun = entry.get_mut();
+            begun.num_sequences -= 1;
+            begun.num_tokens -= u64::from(sequence.num_tokens());
+            begun.num_to_come -= u64::from(sequence.max_len() - sequence.num_tokens());
+            if begun.num_sequences == 0 {
+                entry.remove();
+            }
         }
         Some(sequence)
     }

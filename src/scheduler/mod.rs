@@ -38,7 +38,7 @@ use std::sync::Arc;
 /// What sequences are submitted with, beside a prompt and a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sharing {
-    /// Sequences that begin with the prompt, at least 1. It is computed once.
+    /// Sequences that begin with the prompt, at least 1. It is computed once for those that find a place then.
     pub n: u32,
     /// With whom the prefix cache may share blocks; `None`: with nobody, and nothing is kept.
     pub domain: Option<CacheDomain>,
@@ -248,7 +248,7 @@ impl Scheduler {
         });
         while self.running.len() > self.config.max_running() as usize {
             let mut fork = self.running.pop().expect("more than can run");
-            fork.release(&mut self.pool);
+            fork.queue_fork(&mut self.pool);
             self.queue.push(fork);
         }
     }
@@ -343,16 +343,13 @@ impl Scheduler {
         self.preempted.push_front(victim);
     }
 
-    /// Tokens that a preemption made in vain are not charged again. The first token of a fork is: it takes a row of
-    /// logits, and a place, though it computes nothing.
+    /// Tokens that a preemption made in vain are not charged again. The first token of a fork is charged: it takes a
+    /// row of logits, and a place, though it computes nothing.
     fn schedule(&mut self, index: usize, num_tokens: u32, plan: &mut StepPlan) {
         if num_tokens > 0 {
-            let sequence = &self.running[index];
-            let num_new = plan.push(index, sequence, num_tokens);
-            // A fork that found no place computes its prompt on its own account.
-            let charged = if sequence.num_preemptions() == 0 { num_tokens } else { num_new };
-            let begun = plan.sequences.last().map_or(0, |scheduled| scheduled.num_forks);
-            self.queue.tenants_mut().charge(sequence.tenant(), charged + begun);
+            let sequence = &mut self.running[index];
+            let num_forks = plan.push(index, sequence, num_tokens);
+            self.queue.tenants_mut().charge(sequence.tenant(), sequence.charge(num_tokens) + num_forks);
         }
     }
 

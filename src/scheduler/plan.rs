@@ -53,7 +53,7 @@ pub struct StepPlan {
     pub num_tokens: u32,
     /// Those of them that are prompt tokens computed for the first time.
     pub num_prompt_tokens: u32,
-    /// Those of them that had been computed before a preemption.
+    /// Those of them that had been computed before: until a preemption, or by the group of a fork that found no place.
     pub num_recomputed_tokens: u32,
     /// Prompt tokens that the prefix cache supplied and that were not computed before.
     pub num_cached_prompt_tokens: u32,
@@ -116,25 +116,19 @@ impl StepPlan {
         self.num_hit_tokens = 0;
     }
 
-    /// Returns how many of the tokens were never computed before.
+    /// Returns how many sequences begin with what is computed.
     pub(super) fn push(&mut self, index: usize, sequence: &Sequence, num_tokens: u32) -> u32 {
         let start = sequence.num_computed_tokens();
         let end = start + num_tokens;
         let fresh = start.max(sequence.max_computed_tokens());
         let samples = end == sequence.num_tokens();
         self.num_tokens += num_tokens;
-        let num_recomputed = fresh.min(end) - start;
-        self.num_recomputed_tokens += num_recomputed;
+        self.num_recomputed_tokens += fresh.min(end) - start;
         self.num_prompt_tokens += sequence.num_prompt_tokens().min(end).saturating_sub(fresh);
-        self.sequences.push(ScheduledSequence {
-            id: sequence.id(),
-            index: index as u32,
-            start,
-            num_tokens,
-            samples,
-            num_forks: if samples { sequence.num_forks() } else { 0 },
-        });
-        num_tokens - num_recomputed
+        let num_forks = if samples { sequence.num_forks() } else { 0 };
+        let index = index as u32;
+        self.sequences.push(ScheduledSequence { id: sequence.id(), index, start, num_tokens, samples, num_forks });
+        num_forks
     }
 
     /// Notes a sequence that begins to run with `hit` tokens of the prefix cache; `computed` as it was before.

@@ -22,6 +22,8 @@ pub struct Sequence {
     num_computed_tokens: u32,
     /// The most tokens that were ever in the cache: what lies below it is recomputed after a preemption.
     max_computed_tokens: u32,
+    /// The first so many tokens were charged to the tenant, or came from the cache.
+    num_charged_tokens: u32,
     /// The most tokens it can come to know.
     max_len: u32,
     /// Sequences that begin when the prompt is computed, with the ids and seniorities after its own.
@@ -69,6 +71,7 @@ impl Sequence {
             num_prompt_tokens: new.prompt.len() as u32,
             num_computed_tokens: 0,
             max_computed_tokens: 0,
+            num_charged_tokens: 0,
             max_len: new.max_len,
             num_forks: new.num_forks,
             domain: new.domain,
@@ -299,6 +302,20 @@ impl Sequence {
     pub(super) fn preempt(&mut self, pool: &mut BlockPool) {
         self.num_preemptions += 1;
         self.release(pool);
+    }
+
+    /// A fork without a place: what its group computed is not its own.
+    pub(super) fn queue_fork(&mut self, pool: &mut BlockPool) {
+        self.num_charged_tokens = 0;
+        self.release(pool);
+    }
+
+    /// Tokens to charge for the next `num_tokens`: those that were not charged before.
+    pub(super) fn charge(&mut self, num_tokens: u32) -> u32 {
+        let end = self.num_computed_tokens + num_tokens;
+        let start = self.num_computed_tokens.max(self.num_charged_tokens);
+        self.num_charged_tokens = self.num_charged_tokens.max(end);
+        end.saturating_sub(start)
     }
 
     /// Gives the blocks back and forgets what was computed.

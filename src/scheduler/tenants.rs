@@ -93,6 +93,11 @@ impl Tenants {
         self.get(index).served
     }
 
+    /// The name of a tenant that has sequences.
+    pub fn name(&self, index: TenantIndex) -> &Arc<str> {
+        &self.get(index).name
+    }
+
     /// Sequences of each tenant that has some, by name: for checks.
     pub fn num_sequences(&self) -> impl Iterator<Item = (TenantIndex, u32)> {
         let all = self.by_name.values().map(|&index| (index, self.get(index).num_sequences));

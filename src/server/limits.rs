@@ -65,6 +65,8 @@ pub struct ServerLimits {
     pub max_response_bytes: usize,
     /// Of all responses together that are not sent to the end, but for 64 KiB each.
     pub max_answer_bytes: usize,
+    /// A connection that reads nothing of such an answer for so long is closed.
+    pub answer_timeout: Duration,
     pub drain_timeout: Duration,
     /// An engine that completes no step for so long, though there is work, has stalled.
     pub stall_timeout: Duration,
@@ -93,6 +95,7 @@ impl Default for ServerLimits {
             max_waiting_encodes: 256,
             max_response_bytes: 64 << 20,
             max_answer_bytes: 256 << 20,
+            answer_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(10),
         }

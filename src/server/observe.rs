@@ -1,6 +1,6 @@
 //! Around every RPC: counts how it ended, and turns tonic's own errors into those of the table.
 
-use super::answer;
+use super::answer::{self, Outgoing};
 use super::deadline::Arrival;
 use super::receive::Received;
 use super::state::ServerState;
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tonic::body::Body;
+use tonic::codegen::http::header::CONTENT_TYPE;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -42,6 +43,7 @@ const REFLECTION: &str = "ServerReflectionInfo";
 pub(super) struct Observe {
     routes: Routes,
     state: Arc<ServerState>,
+    outgoing: Arc<Outgoing>,
 }
 
 /// One RPC. Its drop is the end, whoever caused it.
@@ -56,11 +58,17 @@ struct Report {
 pub(super) struct Observed {
     body: Body,
     report: Report,
+    outgoing: Arc<Outgoing>,
 }
 
 impl Observe {
     pub fn new(routes: Routes, state: Arc<ServerState>) -> Self {
-        Self { routes, state }
+        Self { routes, state, outgoing: Arc::default() }
+    }
+
+    /// The same for another connection.
+    pub fn on(&self, outgoing: &Arc<Outgoing>) -> Self {
+        Self { outgoing: Arc::clone(outgoing), ..self.clone() }
     }
 }
 
@@ -105,14 +113,15 @@ impl Service<Request<Incoming>> for Observe {
             let state = Arc::clone(&self.state);
             self.routes.call(request.map(|body| Received::new(body, state)))
         };
+        let outgoing = Arc::clone(&self.outgoing);
         Box::pin(async move {
             let Some(Ok(response)) = contained(response).await else {
                 report.code = Some(Code::Internal);
                 let response: Response<Body> = status::sequence_panic().into_http();
-                return Ok(response.map(|body| Observed { body, report }));
+                return Ok(response.map(|body| Observed { body, report, outgoing }));
             };
             let Some(status) = code_of(response.headers()).and(Status::from_header_map(response.headers())) else {
-                return Ok(response.map(|body| Observed { body, report }));
+                return Ok(response.map(|body| Observed { body, report, outgoing }));
             };
             let own = translate(&status, limit);
             let response = own.map_or(response, |status| {
@@ -120,7 +129,7 @@ impl Service<Request<Incoming>> for Observe {
                 status.into_http()
             });
             report.code = report.code.or(Some(status.code()));
-            Ok(response.map(|body| Observed { body, report }))
+            Ok(response.map(|body| Observed { body, report, outgoing }))
         })
     }
 }
@@ -155,12 +164,12 @@ fn code_of(headers: &HeaderMap) -> Option<Code> {
 
 impl Observed {
     /// There is no room for what comes next: this is the end instead.
-    fn give_up(&mut self) -> Frame<<Body as HttpBody>::Data> {
+    fn give_up(&mut self, status: Status) -> Frame<<Body as HttpBody>::Data> {
         self.body = Body::empty();
-        self.report.state.metrics.count_rejection("answers_full");
-        let status = status::queue_full(1000);
         self.report.code = Some(status.code());
-        Frame::trailers(status.into_http::<Body>().into_parts().0.headers)
+        let mut trailers = status.into_http::<Body>().into_parts().0.headers;
+        trailers.remove(CONTENT_TYPE);
+        Frame::trailers(trailers)
     }
 }
 
@@ -174,7 +183,10 @@ impl HttpBody for Observed {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let Some(frame) = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return Poll::Ready(None) };
         Poll::Ready(Some(frame.map(|frame| match frame.into_data() {
-            Ok(data) => answer::hold(&self.report.state, data).map_or_else(|| self.give_up(), Frame::data),
+            Ok(data) => match answer::hold(&self.report.state, &self.outgoing, data) {
+                Ok(data) => Frame::data(data),
+                Err(status) => self.give_up(status),
+            },
             Err(frame) => {
                 self.report.code = frame.trailers_ref().and_then(code_of).or(self.report.code);
                 frame

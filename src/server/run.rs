@@ -3,6 +3,7 @@
 //! tonic's own transport is not used: it answers a passed deadline with CANCELLED, sets no limit on streams unless told
 //! otherwise, and cannot bound the time that a shutdown takes.
 
+use super::answer::Outgoing;
 use super::control::ControlService;
 use super::inference::InferenceService;
 use super::limits::ServerLimits;
@@ -43,9 +44,9 @@ pub enum Shutdown {
 
 /// How long requests may take to notice that they are ended, and connections to close, before they are dropped.
 const GRACE: Duration = Duration::from_secs(1);
-/// Bytes that clients read within that time at least, all together, if they read at all; what the protocol itself sends
-/// is less.
-const LEAST_SENT: u64 = 1024;
+/// Bytes for each connection that clients read within that time at least, if they read at all. What the protocol itself
+/// sends is less.
+const LEAST_SENT: u64 = 256;
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Length of what every HTTP/2 client sends first.
 const PREFACE_BYTES: usize = 24;
@@ -76,23 +77,28 @@ pub async fn run(
     drop(listener);
     state.advance(Phase::Stopped);
     let _ = closing.send(true);
-    if !close(&mut connections, &sent, give_up).await {
+    if !close(&mut connections, &sent, give_up, &mut shutdown).await {
         tracing::warn!("clients did not close their connections in time; they are dropped");
     }
     Ok(())
 }
 
-/// Waits for the connections to close, until `give_up` as long as clients read what is theirs. False where some did not
-/// close.
-async fn close(connections: &mut JoinSet<()>, sent: &AtomicU64, give_up: Instant) -> bool {
+/// Waits for the connections to close: a moment, and as long as clients read what is theirs until `give_up` or the
+/// second order. False where some did not close.
+async fn close(
+    connections: &mut JoinSet<()>,
+    sent: &AtomicU64,
+    give_up: Instant,
+    shutdown: &mut watch::Receiver<Shutdown>,
+) -> bool {
     loop {
-        let before = sent.load(Ordering::Relaxed);
+        let (before, open) = (sent.load(Ordering::Relaxed), connections.len() as u64);
         let all_closed = async { while connections.join_next().await.is_some() {} };
         if timeout(GRACE, all_closed).await.is_ok() {
             return true;
         }
-        let is_read = sent.load(Ordering::Relaxed) - before >= LEAST_SENT;
-        if !is_read || Instant::now() >= give_up {
+        let is_read = sent.load(Ordering::Relaxed) - before >= LEAST_SENT * open;
+        if !is_read || Instant::now() >= give_up || *shutdown.borrow() >= Shutdown::Now {
             return false;
         }
     }
@@ -205,13 +211,17 @@ impl Acceptor {
                 tracing::debug!("too many connections; one is turned away");
                 continue;
             };
-            let (service, limits, closed) = (self.service.clone(), self.state.limits, self.closed.clone());
-            let sent = Arc::clone(&self.sent);
+            let connection = Connection {
+                service: self.service.clone(),
+                state: Arc::clone(&self.state),
+                sent: Arc::clone(&self.sent),
+                closed: self.closed.clone(),
+            };
             let gauge = self.state.metrics.connections.clone();
             connections.spawn(async move {
                 let _place = place;
                 gauge.increment(1.0);
-                if let Err(error) = serve_connection(stream, service, &limits, sent, closed).await {
+                if let Err(error) = connection.serve(stream).await {
                     tracing::debug!(%error, "connection ended");
                 }
                 gauge.decrement(1.0);
@@ -227,25 +237,50 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 
 type Ended = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-async fn serve_connection(
-    mut stream: TcpStream,
+/// What a connection needs of the server.
+struct Connection {
     service: Observe,
-    limits: &ServerLimits,
+    state: Arc<ServerState>,
+    /// Bytes written to all connections.
     sent: Arc<AtomicU64>,
-    mut closed: watch::Receiver<bool>,
-) -> Ended {
-    stream.set_nodelay(true)?;
-    // Read here because hyper waits for it without end.
-    let mut preface = [0; PREFACE_BYTES];
-    tokio::select! {
-        read = timeout(limits.preface_timeout, stream.read_exact(&mut preface)) => read??,
-        _ = closed.wait_for(|closed| *closed) => return Ok(()),
-    };
-    let (reader, writer) = stream.into_split();
-    let writer = InspectWriter::new(writer, move |bytes: &[u8]| {
-        sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-    });
-    let stream = tokio::io::join(Cursor::new(preface).chain(reader), writer);
+    closed: watch::Receiver<bool>,
+}
+
+impl Connection {
+    async fn serve(mut self, mut stream: TcpStream) -> Ended {
+        let limits = self.state.limits;
+        stream.set_nodelay(true)?;
+        // Read here because hyper waits for it without end.
+        let mut preface = [0; PREFACE_BYTES];
+        tokio::select! {
+            read = timeout(limits.preface_timeout, stream.read_exact(&mut preface)) => read??,
+            _ = self.closed.wait_for(|closed| *closed) => return Ok(()),
+        };
+        let (reader, writer) = stream.into_split();
+        let (outgoing, sent) = (Arc::new(Outgoing::default()), self.sent);
+        let of_this = Arc::clone(&outgoing);
+        let writer = InspectWriter::new(writer, move |bytes: &[u8]| {
+            sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            of_this.sent(bytes.len());
+        });
+        let stream = TokioIo::new(tokio::io::join(Cursor::new(preface).chain(reader), writer));
+        let service = TowerToHyperService::new(self.service.on(&outgoing));
+        let mut connection = std::pin::pin!(http2_builder(&limits).serve_connection(stream, service));
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = outgoing.stalls(limits.answer_timeout) => {
+                self.state.metrics.slow_consumers.increment(1);
+                return Err("its client does not read what was answered".into());
+            }
+            _ = self.closed.wait_for(|closed| *closed) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        Ok(connection.await?)
+    }
+}
+
+/// HTTP/2 with every limit set.
+fn http2_builder(limits: &ServerLimits) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -258,12 +293,5 @@ async fn serve_connection(
         .max_send_buf_size(limits.max_send_buffer_bytes)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => return Ok(ended?),
-        _ = closed.wait_for(|closed| *closed) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    Ok(connection.await?)
+    builder
 }

@@ -7,6 +7,7 @@ use crate::support::client::{
 use llorch_cpud::server::Shutdown;
 use llorch_cpud::server::proto::tokenizer_client::TokenizerClient;
 use llorch_cpud::server::proto::{DetokenizeRequest, DetokenizeResponse, GenerateRequest, GetLoadRequest, KvOptions};
+use llorch_cpud::server::state::Phase;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -89,7 +90,7 @@ async fn answers_that_are_not_read_are_bounded() {
     let server = TestServer::start(options).await;
     let wanted = ids_of_a_text(300_000);
     let unread = unread(endpoint(server.address).initial_stream_window_size(500), wanted.clone()).await;
-    assert!(server.state.num_answer_bytes() >= 300_000, "{} bytes", server.state.num_answer_bytes());
+    eventually("the answer lies there", || server.state.num_answer_bytes() >= 300_000).await;
     let mut client = TokenizerClient::new(server.channel.clone());
     let status = client.detokenize(wanted.clone()).await.expect_err("too much");
     assert_status(&status, Code::ResourceExhausted, "QUEUE_FULL");
@@ -101,6 +102,22 @@ async fn answers_that_are_not_read_are_bounded() {
     eventually("the answer is dropped", || server.state.num_answer_bytes() == 0).await;
     client.detokenize(wanted).await.expect("an answer");
     eventually("the answer was read", || server.state.num_answer_bytes() == 0).await;
+}
+
+/// API-52: who asks for an answer and reads nothing of it keeps it from nobody for long.
+#[tokio::test]
+async fn a_connection_that_reads_no_answer_is_closed() {
+    covers!("API-52");
+    let mut options = Options::default();
+    options.limits.answer_timeout = Duration::from_millis(100);
+    let server = TestServer::start(options).await;
+    let window = endpoint(server.address).initial_stream_window_size(500);
+    let mut unread = unread(window, ids_of_a_text(300_000)).await;
+    eventually("the answer is dropped", || server.state.num_answer_bytes() == 0).await;
+    unread.message().await.expect_err("cut off");
+    assert_eq!(server.metric("llorch_slow_consumers_total"), 1.0);
+    // Who holds nothing is left alone.
+    server.collect(request(&PROMPT, 5)).await;
 }
 
 /// A way to the server on which answers come slowly: a part of `part` bytes in every `pause`.
@@ -122,22 +139,40 @@ async fn slow_way(server: SocketAddr, part: usize, pause: Duration) -> SocketAdd
     address
 }
 
+/// A server and an answer of so many bytes from it, which comes over a slow way: a tenth of a second and more a MiB.
+async fn slow_answer(bytes: usize) -> (TestServer, Streaming<DetokenizeResponse>) {
+    let mut options = Options::default();
+    options.limits.max_message_bytes = 4 * bytes;
+    let server = TestServer::start(options).await;
+    let way = slow_way(server.address, 1 << 20, Duration::from_millis(200)).await;
+    let window = 0x7fff_ffff;
+    let client = endpoint(way).initial_stream_window_size(window).initial_connection_window_size(window);
+    let answer = unread(client, ids_of_a_text(bytes)).await;
+    (server, answer)
+}
+
 /// API-43: what was answered is sent to the end, to a client that takes longer than connections may to close.
 #[tokio::test]
 async fn a_drain_waits_for_who_reads() {
     covers!("API-43");
     const BYTES: usize = 16 << 20;
-    let mut options = Options::default();
-    options.limits.max_message_bytes = 4 * BYTES;
-    let mut server = TestServer::start(options).await;
-    let way = slow_way(server.address, 1 << 20, Duration::from_millis(200)).await;
-    let window = 0x7fff_ffff;
-    let client = endpoint(way).initial_stream_window_size(window).initial_connection_window_size(window);
-    let mut answer = unread(client, ids_of_a_text(BYTES)).await;
+    let (mut server, mut answer) = slow_answer(BYTES).await;
     server.shutdown.send(Shutdown::Drain).expect("the server runs");
     let text = answer.message().await.expect("all of it").expect("an answer").text;
     // But for a leading space, which belongs to no text.
     assert!(text.len() + 1 >= BYTES, "{} bytes of {BYTES}", text.len());
     drop(answer);
+    (&mut server.task).await.expect("no panic").expect("a good end");
+}
+
+/// API-43: but not after the second order.
+#[tokio::test]
+async fn a_second_order_waits_for_nobody() {
+    covers!("API-43");
+    let (mut server, mut answer) = slow_answer(32 << 20).await;
+    server.shutdown.send(Shutdown::Drain).expect("the server runs");
+    eventually("it closes", || server.state.phase() == Phase::Stopped).await;
+    server.shutdown.send(Shutdown::Now).expect("the server runs");
+    answer.message().await.expect_err("cut off");
     (&mut server.task).await.expect("no panic").expect("a good end");
 }
