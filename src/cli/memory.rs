@@ -1,8 +1,10 @@
 //! How many KV blocks the pool gets when `--kv-cache` does not say.
 
 use super::byte_size::ByteSize;
+use super::cgroup_memory;
 use super::error::CliError;
 use std::fs;
+use std::path::Path;
 
 /// The pool is never larger than this by default: a server that needs more is told so.
 const DEFAULT_CAP_BYTES: u64 = 8 << 30;
@@ -30,26 +32,28 @@ impl KvPlan {
     }
 
     /// Blocks of the pool. By default: enough for `max_num_seqs` sequences of full length, but at most half of the
-    /// memory that is left and at most 8 GiB; always enough for one full sequence, or an error.
+    /// memory that is left and at most 8 GiB. Less than one sequence of full length is told in the log.
+    ///
+    /// # Errors
+    /// A size that holds no block, that is more than what is left, or whose slots are too many to number.
     pub fn num_blocks(&self, wanted: Option<ByteSize>) -> Result<usize, CliError> {
         let one_sequence = self.one_sequence();
         let left = available_bytes().map(|b| b.saturating_sub(self.reserved_bytes));
-        let blocks = match wanted {
+        let (bytes, most) = match wanted {
             Some(ByteSize(bytes)) => {
-                if left.is_some_and(|left| bytes > left) {
-                    let left = ByteSize(left.unwrap_or(0));
-                    return Err(CliError::Config(format!("--kv-cache {}: only {left} are free", ByteSize(bytes))));
+                if let Some(left) = left.filter(|left| bytes > *left) {
+                    let (bytes, left) = (ByteSize(bytes), ByteSize(left));
+                    return Err(CliError::Config(format!("--kv-cache {bytes}: only {left} are free")));
                 }
-                bytes / self.block_bytes
+                (bytes, u64::MAX)
             }
-            None => {
-                let share = left.map_or(DEFAULT_CAP_BYTES, |b| b / 2);
-                (share.min(DEFAULT_CAP_BYTES) / self.block_bytes).min(self.full_blocks())
-            }
+            None => (left.map_or(DEFAULT_CAP_BYTES, |left| DEFAULT_CAP_BYTES.min(left / 2)), self.full_blocks()),
         };
+        let blocks = (bytes / self.block_bytes).min(most);
         if blocks == 0 {
-            let need = ByteSize(self.block_bytes);
-            return Err(CliError::Config(format!("--kv-cache: too small for one block of {need}")));
+            let (bytes, block) = (ByteSize(bytes), ByteSize(self.block_bytes));
+            let default = if wanted.is_none() { " (half of what is free)" } else { "" };
+            return Err(CliError::Config(format!("--kv-cache {bytes}{default}: too small for one block of {block}")));
         }
         if blocks > u64::from(u32::MAX) / u64::from(self.block_size) {
             return Err(CliError::Config(format!("--kv-cache: {blocks} blocks are more than slots can number")));
@@ -65,18 +69,16 @@ impl KvPlan {
     }
 }
 
-/// Bytes this process may still take: the machine's, or less where a cgroup limits it. `None` where neither is known.
+/// Bytes this process may still take: what the machine has available, or less where a cgroup of the process or one
+/// above it leaves less. `None` where neither is known.
 fn available_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
     });
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let cgroup = match (number("/sys/fs/cgroup/memory.max"), number("/sys/fs/cgroup/memory.current")) {
-        (Some(max), Some(current)) => Some(max.saturating_sub(current)),
-        _ => None,
-    };
-    [machine, cgroup].into_iter().flatten().min()
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let cgroups = cgroup_memory::available_bytes(&own, Path::new("/sys/fs/cgroup"));
+    [machine, cgroups].into_iter().flatten().min()
 }
 
 #[cfg(test)]
@@ -101,8 +103,10 @@ mod tests {
     #[test]
     fn less_than_a_block_and_more_than_the_machine_are_refused() {
         covers!("KVC-6");
-        assert!(PLAN.num_blocks(Some(ByteSize(1000))).is_err());
-        assert!(PLAN.num_blocks(Some(ByteSize(1 << 60))).is_err());
+        let error = PLAN.num_blocks(Some(ByteSize(1000))).expect_err("no block").to_string();
+        assert!(error.contains("1000B") && error.contains("1.0MiB"), "{error}");
+        let error = PLAN.num_blocks(Some(ByteSize(1 << 60))).expect_err("more than there is").to_string();
+        assert!(error.contains("1073741824.00GiB") && error.ends_with("are free"), "{error}");
     }
 
     #[test]
@@ -110,6 +114,7 @@ mod tests {
         covers!("KVC-6");
         let full = KvPlan { reserved_bytes: u64::MAX, ..PLAN };
         assert!(full.num_blocks(Some(ByteSize(1 << 20))).is_err());
-        assert!(full.num_blocks(None).is_err());
+        let error = full.num_blocks(None).expect_err("nothing is left").to_string();
+        assert!(error.contains(" 0B ") && error.contains("1.0MiB"), "{error}");
     }
 }

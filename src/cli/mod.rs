@@ -4,6 +4,7 @@ pub mod bench_engine;
 pub mod bench_serve;
 mod bench_session;
 pub mod byte_size;
+mod cgroup_memory;
 pub mod compare;
 pub mod demo_model;
 pub mod duration;
