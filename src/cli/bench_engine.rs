@@ -50,6 +50,11 @@ pub struct BenchEngineArgs {
     tokens: bool,
 }
 
+const HEAD: &str = "\
+|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |
+|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|
+";
+
 /// Times of one batch size, in seconds.
 struct Row {
     pp: u32,
@@ -76,20 +81,31 @@ pub fn run(args: BenchEngineArgs) -> Result<(), CliError> {
         default_max_model_len: Some(longest(&args)),
     };
     let mut loaded = load(&args.model, limits)?;
+    fits(&args, loaded.max_model_len)?;
     loaded.engine.bind_thread();
-    warm_up(&mut loaded)?;
-    if !args.json {
-        output::print(
-            "|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |\n",
-        )?;
-        output::print(
-            "|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|\n",
-        )?;
+    warm_up(&mut loaded, args.pp)?;
+    if !args.json && output::print_more(HEAD)?.is_break() {
+        return Ok(());
     }
     for batch in &args.batch {
         let row = measure(&mut loaded, *batch, &args)?;
         let line = if args.json { row.json() } else { row.table() };
-        output::print(&format!("{line}\n"))?;
+        if output::print_more(&format!("{line}\n"))?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses sequences that end before the last timed step: each decodes `tg` tokens after the first one, which the
+/// prompt's last row gives.
+fn fits(args: &BenchEngineArgs, max_model_len: u32) -> Result<(), CliError> {
+    let longest = u64::from(args.pp) + u64::from(args.tg) + 1;
+    if longest > u64::from(max_model_len) {
+        let BenchEngineArgs { pp, tg, .. } = args;
+        return Err(CliError::Usage(format!(
+            "--pp {pp} and --tg {tg}: {longest} tokens with the first one, more than the context of {max_model_len}"
+        )));
     }
     Ok(())
 }
@@ -103,9 +119,12 @@ fn max_tokens(args: &BenchEngineArgs) -> u32 {
     args.tg.saturating_add(args.pp).saturating_add(16)
 }
 
+/// Prompt tokens of the warm-up, or fewer where `--pp` is less: what fits with those fits with these.
+const WARM_UP_TOKENS: u32 = 8;
+
 /// Touches every weight and buffer once.
-fn warm_up(loaded: &mut LoadedEngine) -> Result<(), CliError> {
-    let mut sequences = submit(loaded, 1, 8, 2)?;
+fn warm_up(loaded: &mut LoadedEngine, pp: u32) -> Result<(), CliError> {
+    let mut sequences = submit(loaded, 1, pp.min(WARM_UP_TOKENS), 2)?;
     while loaded.engine.has_work() {
         step(loaded, &mut sequences)?;
     }
@@ -164,16 +183,22 @@ fn measure(loaded: &mut LoadedEngine, batch: u32, args: &BenchEngineArgs) -> Res
     let prefill_s = started.elapsed().as_secs_f64();
 
     let mut sequences = submit(loaded, batch, args.pp, max_tokens(args))?;
-    let decoding =
-        |loaded: &LoadedEngine| (0..batch).all(|id| loaded.engine.stage(SeqId(u64::from(id))) == Some(Stage::Decode));
-    while !decoding(loaded) {
+    let too_many = |reason: String| {
+        Err(CliError::Config(format!(
+            "--kv-cache or --max-num-batched-tokens: too small for --batch {batch}, {reason}"
+        )))
+    };
+    while !all_decode(loaded, batch) {
         step(loaded, &mut sequences)?;
+        if let Some(ended) = (0..batch).find(|id| loaded.engine.stage(SeqId(u64::from(*id))).is_none()) {
+            return too_many(format!("sequence {ended} ended before all had a token"));
+        }
     }
     let started = Instant::now();
     for _ in 0..args.tg {
         let n = step(loaded, &mut sequences)?;
         if n != batch {
-            return Err(CliError::Config(format!("--kv-cache: too small, {n} of {batch} sequences fit a step")));
+            return too_many(format!("{n} sequences were in a step"));
         }
     }
     let decode_s = started.elapsed().as_secs_f64();
@@ -182,6 +207,10 @@ fn measure(loaded: &mut LoadedEngine, batch: u32, args: &BenchEngineArgs) -> Res
     }
     let sequences = args.tokens.then(|| sequences_json(&prefilled, &sequences));
     Ok(Row { pp: args.pp, tg: args.tg, batch, prefill_s, decode_s, sequences })
+}
+
+fn all_decode(loaded: &LoadedEngine, batch: u32) -> bool {
+    (0..batch).all(|id| loaded.engine.stage(SeqId(u64::from(id))) == Some(Stage::Decode))
 }
 
 /// The prompts, the one token of each in the timed prefill, and the tokens of the run whose decode steps were timed.
@@ -198,7 +227,7 @@ fn sequences_json(prefilled: &[Sequence], decoded: &[Sequence]) -> serde_json::V
 impl Row {
     /// Tokens of all prompts, of all completions, and of both.
     fn tokens(&self) -> (f64, f64, f64) {
-        let (pp, tg) = (f64::from(self.pp * self.batch), f64::from(self.tg * self.batch));
+        let (pp, tg) = (f64::from(self.pp) * f64::from(self.batch), f64::from(self.tg) * f64::from(self.batch));
         (pp, tg, pp + tg)
     }
 

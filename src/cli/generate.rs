@@ -178,7 +178,7 @@ pub(super) fn prompt_tokens(args: &PromptArgs, tokenizer: &Tokenizer) -> Result<
     Ok(ids)
 }
 
-/// Steps the engine until the sequence ends, a stop string is found, or Ctrl-C.
+/// Steps the engine until the sequence ends, a stop string is found, nobody reads the text any more, or Ctrl-C.
 fn complete(loaded: &mut LoadedEngine, sequence: NewSequence, args: &GenerateArgs) -> Result<Completion, CliError> {
     let interrupted = on_interrupt();
     let id = SeqId(0);
@@ -188,7 +188,8 @@ fn complete(loaded: &mut LoadedEngine, sequence: NewSequence, args: &GenerateArg
     let started = Instant::now();
     let mut first_token = None;
     let mut finish_reason = None;
-    while loaded.engine.has_work() && finish_reason.is_none() && !interrupted.load(Ordering::Relaxed) {
+    let wanted = |text: &Output<'_>| !text.unread && !interrupted.load(Ordering::Relaxed);
+    while loaded.engine.has_work() && finish_reason.is_none() && wanted(&text) {
         let report = loaded.engine.step();
         for sequence in &report.outputs {
             let (sampled, finish) = sequence.result.as_ref().map_err(|e| CliError::Internal(e.to_string()))?;
@@ -218,6 +219,8 @@ struct Output<'a> {
     text: String,
     token_ids: Vec<TokenId>,
     stopped: bool,
+    /// The reader of the text has closed its end.
+    unread: bool,
 }
 
 impl<'a> Output<'a> {
@@ -231,6 +234,7 @@ impl<'a> Output<'a> {
             text: String::new(),
             token_ids: Vec::new(),
             stopped: false,
+            unread: false,
         })
     }
 
@@ -264,7 +268,10 @@ impl<'a> Output<'a> {
 
     fn emit(&mut self, text: &str) -> Result<(), CliError> {
         self.text.push_str(text);
-        if self.stream && !text.is_empty() { output::print(text) } else { Ok(()) }
+        if self.stream && !text.is_empty() {
+            self.unread |= output::print_more(text)?.is_break();
+        }
+        Ok(())
     }
 }
 

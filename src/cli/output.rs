@@ -4,14 +4,21 @@ use super::demo_model;
 use super::error::CliError;
 use crate::gguf::{ExitKind, GgufError, ModelFile};
 use std::io::{ErrorKind, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
-/// Prints to stdout. A reader that has seen enough and closed its end is no error.
+/// Prints the last of a command's output to stdout. A reader that has seen enough and closed its end is no error.
 pub fn print(text: &str) -> Result<(), CliError> {
+    print_more(text).map(|_| ())
+}
+
+/// Prints to stdout what more is to follow. `Break` where the reader has closed its end: nobody wants the rest.
+pub fn print_more(text: &str) -> Result<ControlFlow<()>, CliError> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::Io(format!("stdout: {error}"))),
-        _ => Ok(()),
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(CliError::Io(format!("stdout: {error}"))),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `bench engine` measures the engine that serves: what its sequences produce are the tokens of `generate`.
 
-use crate::support::process::{command, model_file};
+use crate::support::process::{command, model_file, without_reader};
 use std::path::Path;
 use std::process::Output;
 
@@ -67,4 +67,52 @@ fn tokens_are_told_only_where_asked_for() {
     assert!(!good(&bench(&["--json"])).contains("sequences"));
     assert!(good(&bench(&[])).starts_with("|    PP |"));
     assert_eq!(bench(&["--tokens"]).status.code(), Some(2), "the table has no place for them");
+}
+
+/// One line on stderr that has all `parts`, and this exit code.
+fn assert_refused(output: &Output, code: i32, parts: &[&str]) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let line = errors.lines().last().unwrap_or_default();
+    assert_eq!(output.status.code(), Some(code), "{errors}");
+    assert!(parts.iter().all(|part| line.contains(part)) && !errors.contains("panicked"), "{errors}");
+}
+
+#[test]
+fn sequences_longer_than_the_context_are_refused() {
+    let (_directory, model) = model_file();
+    // The prompt's first token comes before the timed steps: 10 + 5 + 1.
+    let bench = |context: &str, pp: &str, tg: &str| {
+        let lengths = ["--pp", pp, "--tg", tg, "--max-model-len", context, "--batch", "1"];
+        run(&model, &[&["bench", "engine"], &lengths[..]].concat())
+    };
+    good(&bench("16", "10", "5"));
+    good(&bench("3", "1", "1"));
+    for (context, pp, tg) in [("15", "10", "5"), ("10", "10", "1"), ("4", "10", "5"), ("2", "1", "1")] {
+        let lengths = [&format!("--pp {pp}")[..], &format!("--tg {tg}"), &format!("context of {context}")];
+        assert_refused(&bench(context, pp, tg), 2, &lengths);
+    }
+}
+
+/// The first sequences come to their end before the last have begun.
+#[test]
+fn batches_that_never_decode_together_end_with_an_error() {
+    let (_directory, model) = model_file();
+    let bench = |flags: &[&str]| run(&model, &[&["bench", "engine", "--pp", "40", "--tg", "2"], flags].concat());
+    let flags = ["--kv-cache", "--max-num-batched-tokens"];
+    assert_refused(&bench(&["--batch", "8", "--max-num-batched-tokens", "8"]), 78, &flags);
+    // A block is 64 KiB: two layers of two heads of 16 f32, K and V, 128 places. A sequence needs one.
+    let small = ["--batch", "3", "--block-size", "128", "--kv-type", "f32"];
+    let mut command = command();
+    command.args(["bench", "engine", "--pp", "40", "--tg", "2", "--kv-cache", "128KiB", "--threads", "2", "--model"]);
+    assert_refused(&command.arg(&model).args(small).output().expect("the binary runs"), 78, &flags);
+}
+
+/// What comes after the row that nobody reads would be an error.
+#[test]
+fn it_ends_when_nobody_reads_the_rows() {
+    let (_directory, model) = model_file();
+    let flags = ["--json", "--pp", "40", "--tg", "2", "--batch", "1,8", "--max-num-batched-tokens", "8"];
+    let mut bench = command();
+    bench.args(["bench", "engine", "--threads", "2", "--kv-cache", "4MiB", "--model"]).arg(&model).args(flags);
+    good(&without_reader(&mut bench));
 }

@@ -1,6 +1,6 @@
 //! The embedded model, as a new user meets it: no `--model`, no file, nothing but the binary.
 
-use crate::support::process::{Process, command};
+use crate::support::process::{Process, command, without_reader};
 use std::process::Output;
 
 #[path = "../../examples/complete.rs"]
@@ -40,6 +40,18 @@ fn generate(flags: &[&str]) -> Output {
     let output = command().args(["generate", "--kv-cache", "4MiB"]).args(flags).output().expect("the binary runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     output
+}
+
+/// Text that nobody reads is not computed; it is no error.
+#[test]
+fn generate_ends_when_nobody_reads_the_text() {
+    let mut generate = command();
+    generate.args(["generate", "--kv-cache", "4MiB", "--prompt", "Once upon a time", "--ignore-eos"]);
+    let output = without_reader(generate.args(["--temperature", "0", "--max-tokens", "100"]));
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{log}");
+    // Each token of a story is text, so the first one finds the pipe closed.
+    assert!(log.contains(" tokens=1 ") && log.contains("cancelled"), "{log}");
 }
 
 #[test]

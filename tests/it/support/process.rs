@@ -8,7 +8,7 @@ use llorch_cpud::server::proto::inference_client::InferenceClient;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Output, Stdio};
 use tonic::transport::Channel;
 
 /// A server process with the addresses it bound. Killed on drop.
@@ -34,6 +34,13 @@ pub fn command() -> Command {
         command.env_remove(name);
     }
     command
+}
+
+/// Runs to the end with a pipe for stdout whose other end is closed.
+pub fn without_reader(command: &mut Command) -> Output {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    command.stdout(writer).output().expect("the binary runs")
 }
 
 impl Process {
