@@ -3,12 +3,15 @@
 use super::bench_session::{Measured, Session};
 use super::error::CliError;
 use super::output;
+use super::whole_file::write_whole;
 use crate::load::arrivals::Arrivals;
 use crate::load::run::Load;
 use crate::load::summary::Summary;
 use crate::load::sweep::{Axis, Point, Sweep};
 use crate::load::workload::Length;
 use crate::load::{report_html, report_json, report_text, sweep_html, sweep_report};
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -133,6 +136,11 @@ pub fn run(args: BenchServeArgs) -> Result<(), CliError> {
         let reason = "--burstiness: only with --rate, and not with --arrivals constant";
         return Err(CliError::Usage(reason.into()));
     }
+    for (flag, path) in [("--json", &args.json), ("--html", &args.html)] {
+        if let Some(path) = path {
+            has_place(flag, path)?;
+        }
+    }
     match (&args.sweep, args.rate, args.concurrency) {
         (Some(sweep), _, _) => runtime.block_on(run_sweep(&args, sweep)),
         (None, Some(rate), _) => runtime.block_on(run_once(&args, open_loop(&args, rate))),
@@ -152,10 +160,10 @@ async fn run_once(args: &BenchServeArgs, load: Load) -> Result<(), CliError> {
     let Measured { setup, summary, records } = session.measure(load, session.workload()).await?;
     output::print(&report_text::report(&setup, &summary))?;
     if let Some(path) = &args.json {
-        write(path, &format!("{:#}\n", report_json::report(&setup, &summary)))?;
+        write("--json", path, &format!("{:#}\n", report_json::report(&setup, &summary)))?;
     }
     if let Some(path) = &args.html {
-        write(path, &report_html::report(&setup, &summary, &records))?;
+        write("--html", path, &report_html::report(&setup, &summary, &records))?;
     }
     transparent(&summary)
 }
@@ -182,10 +190,10 @@ async fn run_sweep(args: &BenchServeArgs, sweep: &Sweep) -> Result<(), CliError>
     }
     output::print(&sweep_report::text(sweep.axis, &points))?;
     if let Some(path) = &args.json {
-        write(path, &format!("{:#}\n", sweep_report::json(sweep.axis, &points)))?;
+        write("--json", path, &format!("{:#}\n", sweep_report::json(sweep.axis, &points)))?;
     }
     if let Some(path) = &args.html {
-        write(path, &sweep_html::page(sweep.axis, &points))?;
+        write("--html", path, &sweep_html::page(sweep.axis, &points))?;
     }
     points.iter().try_for_each(|point| transparent(&point.summary))
 }
@@ -198,6 +206,22 @@ fn transparent(summary: &Summary) -> Result<(), CliError> {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), CliError> {
-    std::fs::write(path, text).map_err(|error| CliError::Io(format!("{}: {error}", path.display())))
+/// Refuses, before a run that may be long, a path that no report can be written to.
+fn has_place(flag: &str, path: &Path) -> Result<(), CliError> {
+    let bad = |reason: &str| Err(CliError::Io(format!("{flag} {}: {reason}", path.display())));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if path.is_dir() || path.file_name().is_none() {
+        return bad("not a file name");
+    }
+    if folder.is_dir() { Ok(()) } else { bad("the folder does not exist") }
+}
+
+/// Writes a report that is whole or not there; to a device, to a pipe and through a link as it comes.
+fn write(flag: &str, path: &Path, text: &str) -> Result<(), CliError> {
+    let failed = |error: String| CliError::Io(format!("{flag} {}: {error}", path.display()));
+    if fs::symlink_metadata(path).is_ok_and(|stat| !stat.is_file()) {
+        return fs::write(path, text).map_err(|error| failed(error.to_string()));
+    }
+    let fill = |mut file: File| file.write_all(text.as_bytes()).map_err(|error| CliError::Io(error.to_string()));
+    write_whole(path, fill).map_err(|error| failed(error.to_string()))
 }
