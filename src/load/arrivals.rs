@@ -12,20 +12,34 @@ pub enum Arrivals {
     Gamma { burstiness: f64 },
 }
 
+/// Seconds from the start after which nothing is sent: a year. What a lower rate would send later is due then, in a run
+/// that nobody waits for; far beyond, no clock could be set to the time.
+const MAX_TIME_S: f64 = 365.0 * 86_400.0;
+/// A second request comes within a year on average.
+const MIN_RATE: f64 = 1.0 / MAX_TIME_S;
+
+/// Reads a rate in requests a second; one too low to see a second request is an error.
+pub fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate >= MIN_RATE => Ok(rate),
+        _ => Err(format!("`{text}` is not a number of requests a second, at least one a year ({MIN_RATE:.1e})")),
+    }
+}
+
 /// Seconds from the start at which each of `count` requests is to be sent, at `rate` requests a second on average. The
-/// first is sent at 0.
+/// first is sent at 0, the last after a year at most.
 pub fn send_times(arrivals: Arrivals, rate: f64, count: usize, random: &mut Random) -> Vec<f64> {
     let mut now = 0.0;
-    (0..count)
-        .map(|index| match arrivals {
-            Arrivals::Constant => index as f64 / rate,
-            Arrivals::Gamma { burstiness } => {
-                let at = now;
-                now += random.gamma_mean_one(burstiness) / rate;
-                at
-            }
-        })
-        .collect()
+    let time = |index| match arrivals {
+        Arrivals::Constant => index as f64 / rate,
+        Arrivals::Gamma { burstiness } => {
+            let at = now;
+            now += random.gamma_mean_one(burstiness) / rate;
+            at
+        }
+    };
+    // `min` takes the other number where one is none.
+    (0..count).map(time).map(|at| at.min(MAX_TIME_S)).collect()
 }
 
 #[cfg(test)]
@@ -76,6 +90,28 @@ mod tests {
         let mean = counts.iter().sum::<f64>() / windows as f64;
         let variance = counts.iter().map(|count| (count - mean).powi(2)).sum::<f64>() / windows as f64;
         assert!((variance / mean - 1.0).abs() < 0.4, "mean {mean}, variance {variance}");
+    }
+
+    /// Whatever rate and shape a flag can name, every time is one that a clock can be set to.
+    #[test]
+    fn times_are_such_as_a_clock_can_be_set_to() {
+        let shapes = [1e-300, 1e-3, 1.0, 1e300, f64::MAX].map(|burstiness| Arrivals::Gamma { burstiness });
+        for arrivals in shapes.into_iter().chain([Arrivals::Constant]) {
+            for rate in [f64::MIN_POSITIVE, 1e-300, 1e-9, 1.0, 1e300, f64::MAX] {
+                let times = send_times(arrivals, rate, 20, &mut Random::new(5, 0));
+                let good = |at: &f64| (0.0..=MAX_TIME_S).contains(at);
+                assert!(times[0] == 0.0 && times.iter().all(good), "{arrivals:?} {rate}: {times:?}");
+                assert!(times.is_sorted(), "{arrivals:?} {rate}: {times:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rates_are_read() {
+        assert_eq!((parse_rate("0.25"), parse_rate(" 1e-7")), (Ok(0.25), Ok(1e-7)));
+        for bad in ["", "x", "0", "-1", "NaN", "inf", "1e-300", "3e-8"] {
+            assert!(parse_rate(bad).is_err_and(|reason| reason.contains(bad) && reason.lines().count() == 1), "{bad}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 pub enum Load {
     /// So many at any time; the next is due when one ends.
     Closed { concurrency: usize },
-    /// So many a second on average, whatever became of those before.
+    /// So many a second on average, whatever became of those before; nothing is sent after a year.
     Open { rate: f64, arrivals: Arrivals },
 }
 

@@ -1,5 +1,6 @@
 //! A series of runs under rising load, and where its knee is.
 
+use super::arrivals::parse_rate;
 use super::summary::{Setup, Summary};
 use std::str::FromStr;
 
@@ -76,12 +77,13 @@ impl FromStr for Sweep {
 }
 
 fn value(axis: Axis, text: &str) -> Result<f64, String> {
-    let value = text.trim().parse::<f64>().ok().filter(|value| value.is_finite() && *value > 0.0);
-    match (axis, value) {
-        (Axis::Concurrency, Some(value)) if value.fract() == 0.0 && value <= MAX_CONCURRENCY => Ok(value),
-        (Axis::Concurrency, _) => Err(format!("`{text}` is not a number from 1 to {MAX_CONCURRENCY}")),
-        (Axis::Rate, Some(value)) => Ok(value),
-        (Axis::Rate, None) => Err(format!("`{text}` is not a number above 0")),
+    match axis {
+        Axis::Concurrency => {
+            let value = text.trim().parse::<f64>().ok().filter(|value| value.fract() == 0.0);
+            let value = value.filter(|value| (1.0..=MAX_CONCURRENCY).contains(value));
+            value.ok_or_else(|| format!("`{text}` is not a number from 1 to {MAX_CONCURRENCY}"))
+        }
+        Axis::Rate => parse_rate(text),
     }
 }
 
@@ -217,7 +219,15 @@ mod tests {
         for bad in ["", "x", "rate=", "rate=0", "rate=-1", "rate=NaN", "rate=2,1", "rate=1,1", "rate=1,,2", "rate=.."] {
             assert!(read(bad).is_err(), "{bad}");
         }
-        for bad in ["concurrency=1.5", "concurrency=0", "concurrency=70000", "concurrency=1,x", "rate=inf"] {
+        for bad in [
+            "concurrency=1.5",
+            "concurrency=0",
+            "concurrency=70000",
+            "concurrency=1,x",
+            "rate=inf",
+            "rate=1e-300",
+            "rate=1e-300..",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }
