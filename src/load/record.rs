@@ -86,9 +86,9 @@ impl Record {
         self.chunks.first().map(|chunk| chunk.at - self.intended)
     }
 
-    /// Time per token after those of the first message.
+    /// Time per token after those of the first message; None where no second message tells it.
     pub fn tpot(&self) -> Option<f64> {
-        let (first, last) = (self.chunks.first()?, self.chunks.last()?);
+        let [first, .., last] = &self.chunks[..] else { return None };
         let later = self.output_tokens().saturating_sub(u64::from(first.tokens));
         (later > 0).then(|| (last.at - first.at) / later as f64)
     }
@@ -138,6 +138,9 @@ mod tests {
         assert_eq!(counted.tpot(), Some(2.0 / 6.0));
         let one = Record { chunks: vec![chunk(4.0, 1)], ..record.clone() };
         assert_eq!((one.ttft(), one.tpot(), one.worst_gap()), (Some(3.0), None, None));
+        // All text in one message, whose tokens the server alone has counted.
+        let whole = Record { usage_tokens: Some(6), ..one };
+        assert_eq!((whole.output_tokens(), whole.tpot()), (6, None));
         let full = Outcome::Failed("RESOURCE_EXHAUSTED/QUEUE_FULL".into());
         let refused = Record { chunks: Vec::new(), outcome: full, ..record.clone() };
         assert!(refused.refused() && !Record { chunks: record.chunks.clone(), ..refused }.refused());

@@ -19,11 +19,11 @@ pub struct Slo {
 
 impl Slo {
     fn is_kept(&self, record: &Record) -> bool {
-        let within = |limit: Option<f64>, value: Option<f64>| match (limit, value) {
-            (Some(limit), Some(value)) => value * 1e3 <= limit,
-            _ => true,
-        };
-        record.completed() && within(self.ttft_ms, record.ttft()) && within(self.itl_ms, record.worst_gap())
+        let is_within = |limit: f64, value: f64| value * 1e3 <= limit;
+        // A request without a token has kept no time to the first; one without gaps has none that was too long.
+        let ttft = self.ttft_ms.is_none_or(|limit| record.ttft().is_some_and(|value| is_within(limit, value)));
+        let gaps = self.itl_ms.is_none_or(|limit| record.worst_gap().is_none_or(|value| is_within(limit, value)));
+        record.completed() && ttft && gaps
     }
 }
 
@@ -150,4 +150,47 @@ fn peak_in_flight(records: &[Record]) -> usize {
         .max()
         .unwrap_or(0)
         .max(0) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::record::Chunk;
+
+    /// LOAD-6.
+    #[test]
+    fn a_request_without_tokens_keeps_no_time_to_the_first() {
+        covers!("LOAD-6");
+        let chunk = |at| Chunk { at, tokens: 1 };
+        let record = |chunks| Record {
+            index: 0,
+            intended: 1.0,
+            sent: 1.0,
+            chunks,
+            ended: 3.0,
+            prompt_tokens: 4,
+            gen_tokens: 2,
+            usage_tokens: None,
+            outcome: Outcome::Completed,
+            message: String::new(),
+            token_ids: Vec::new(),
+            text: String::new(),
+        };
+        let ttft = Slo { ttft_ms: Some(1000.0), itl_ms: None };
+        let itl = Slo { ttft_ms: None, itl_ms: Some(400.0) };
+        // Chunks, whether the time to the first token is kept, whether the gaps are.
+        let cases = [
+            (vec![], false, true),
+            (vec![chunk(1.5)], true, true),
+            (vec![chunk(2.5)], false, true),
+            (vec![chunk(1.5), chunk(1.75)], true, true),
+            (vec![chunk(1.5), chunk(2.5)], true, false),
+        ];
+        for (chunks, kept_ttft, kept_itl) in cases {
+            let record = record(chunks);
+            assert_eq!((ttft.is_kept(&record), itl.is_kept(&record)), (kept_ttft, kept_itl), "{record:?}");
+            let lost = Record { outcome: Outcome::Cancelled, ..record };
+            assert!(!ttft.is_kept(&lost) && !itl.is_kept(&lost));
+        }
+    }
 }
