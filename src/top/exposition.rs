@@ -43,6 +43,12 @@ impl Exposition {
         exposition
     }
 
+    /// Leaves out the series whose names are not `kept`.
+    pub fn retain(&mut self, kept: impl Fn(&str) -> bool) {
+        self.values.retain(|series, _| kept(&series.name));
+        self.growing.retain(|name| kept(name));
+    }
+
     /// All series.
     pub fn series(&self) -> impl Iterator<Item = (&Series, f64)> {
         self.values.iter().map(|(series, value)| (series, *value))

@@ -1,6 +1,7 @@
 //! Fetches the text of `/metrics`.
 
 use super::exposition::Exposition;
+use super::window::PREFIX;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -13,8 +14,6 @@ use tokio::net::TcpStream;
 /// From connecting to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_BODY_BYTES: usize = 8 << 20;
-/// Tells our metrics from those of others.
-const PREFIX: &str = "llorch_";
 
 /// Why there is no text. One line; the target is named by whoever prints it.
 #[derive(Debug, thiserror::Error)]

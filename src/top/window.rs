@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Most moments that are kept: enough for the widest terminal.
 const MAX_MOMENTS: usize = 600;
+/// Tells our metrics from those of others.
+pub(super) const PREFIX: &str = "llorch_";
 /// A process that started at another time is another process, whatever its counters say.
 const PROCESS_START: &str = "process_start_time_seconds";
 
@@ -46,8 +48,10 @@ impl Window {
         Self { span, latest: None, steps: VecDeque::new(), moments: VecDeque::new() }
     }
 
-    /// Takes in what was scraped `at`, not before the last one.
-    pub fn push(&mut self, at: Duration, scraped: Exposition) {
+    /// Takes in what was scraped `at`, not before the last one. Series of others are left out: each scrape would keep
+    /// them for as long as the window looks back.
+    pub fn push(&mut self, at: Duration, mut scraped: Exposition) {
+        scraped.retain(|name| name.starts_with(PREFIX) || name == PROCESS_START);
         if let Some((before, earlier)) = &self.latest {
             let took = at.saturating_sub(*before);
             self.steps.push_back(Step { at, took, added: added(earlier, &scraped) });
@@ -135,9 +139,10 @@ mod tests {
     const TOKENS: &str = "llorch_generation_tokens_total";
 
     fn exposition(tokens: f64, ok: Option<f64>) -> Exposition {
-        let ok = ok.map_or(String::new(), |ok| format!("r_total{{code=\"OK\"}} {ok}\n"));
-        let types = "# TYPE llorch_generation_tokens_total counter\n# TYPE r_total counter\n# TYPE g gauge\n";
-        Exposition::parse(&format!("{types}{TOKENS} {tokens}\n{ok}g {tokens}\n"))
+        let ok = ok.map_or(String::new(), |ok| format!("llorch_r_total{{code=\"OK\"}} {ok}\n"));
+        let types =
+            "# TYPE llorch_generation_tokens_total counter\n# TYPE llorch_r_total counter\n# TYPE llorch_g gauge\n";
+        Exposition::parse(&format!("{types}{TOKENS} {tokens}\n{ok}llorch_g {tokens}\n"))
     }
 
     fn second(at: u64) -> Duration {
@@ -156,14 +161,33 @@ mod tests {
         window.push(second(2), exposition(130.0, Some(1.0)));
         assert_eq!((window.last_rate(TOKENS), window.last_added(TOKENS)), (Some(15.0), Some(30.0)));
         // A series that appears with its first event counts from 0; a gauge is no counter.
-        assert_eq!((sum(&window, "r_total"), sum(&window, "g")), (1.0, 0.0));
+        assert_eq!((sum(&window, "llorch_r_total"), sum(&window, "llorch_g")), (1.0, 0.0));
         window.push(second(5), exposition(160.0, Some(3.0)));
         assert_eq!((window.last_rate(TOKENS), sum(&window, TOKENS), window.covered()), (Some(10.0), 60.0, second(5)));
         window.push(second(12), exposition(160.0, Some(3.0)));
         // The interval that ended at 2 is out of the window.
-        assert_eq!((window.last_rate(TOKENS), sum(&window, TOKENS), sum(&window, "r_total")), (Some(0.0), 30.0, 2.0));
+        assert_eq!(
+            (window.last_rate(TOKENS), sum(&window, TOKENS), sum(&window, "llorch_r_total")),
+            (Some(0.0), 30.0, 2.0)
+        );
         let rates: Vec<f64> = window.moments().iter().map(|moment| moment.generation_rate).collect();
         assert_eq!(rates, [15.0, 10.0, 0.0]);
+    }
+
+    /// What others count is neither kept nor taken for a restart.
+    #[test]
+    fn series_of_others_are_left_out() {
+        let scraped = |tokens: u32, other: u32| {
+            let types = format!("# TYPE {TOKENS} counter\n# TYPE o_total counter\n");
+            Exposition::parse(&format!("{types}{TOKENS} {tokens}\no_total{{a=\"b\"}} {other}\n{PROCESS_START} 7\n"))
+        };
+        let mut window = Window::new(second(60));
+        for (at, (tokens, other)) in [(10, 5), (20, 9), (30, 1)].into_iter().enumerate() {
+            window.push(second(at as u64), scraped(tokens, other));
+        }
+        assert_eq!((sum(&window, TOKENS), window.added("o_total").len()), (20.0, 0));
+        assert!(window.steps.iter().all(|step| step.added.len() == 1));
+        assert_eq!(window.latest().map(|latest| latest.series().count()), Some(2));
     }
 
     #[test]
@@ -173,9 +197,12 @@ mod tests {
         window.push(second(1), exposition(1010.0, Some(5.0)));
         // Started anew: one counter fell, the other has passed its old value.
         window.push(second(2), exposition(30.0, Some(6.0)));
-        assert_eq!((window.last_rate(TOKENS), sum(&window, TOKENS), sum(&window, "r_total")), (Some(30.0), 40.0, 7.0));
+        assert_eq!(
+            (window.last_rate(TOKENS), sum(&window, TOKENS), sum(&window, "llorch_r_total")),
+            (Some(30.0), 40.0, 7.0)
+        );
         window.push(second(3), exposition(50.0, None));
-        assert_eq!((sum(&window, TOKENS), sum(&window, "r_total")), (90.0, 7.0));
+        assert_eq!((sum(&window, TOKENS), sum(&window, "llorch_r_total")), (90.0, 7.0));
     }
 
     #[test]
@@ -204,12 +231,12 @@ mod tests {
     const BOUNDS: [f64; 4] = [0.1, 0.5, 1.0, 5.0];
 
     fn histogram(samples: &[f64]) -> Exposition {
-        let mut text = "# TYPE h histogram\n".to_owned();
+        let mut text = "# TYPE llorch_h histogram\n".to_owned();
         for bound in BOUNDS {
             let up_to = samples.iter().filter(|sample| **sample <= bound).count();
-            text.push_str(&format!("h_bucket{{le=\"{bound}\"}} {up_to}\n"));
+            text.push_str(&format!("llorch_h_bucket{{le=\"{bound}\"}} {up_to}\n"));
         }
-        Exposition::parse(&format!("{text}h_bucket{{le=\"+Inf\"}} {}\n", samples.len()))
+        Exposition::parse(&format!("{text}llorch_h_bucket{{le=\"+Inf\"}} {}\n", samples.len()))
     }
 
     proptest! {
@@ -227,7 +254,7 @@ mod tests {
             }
             let mut recent = per_second[per_second.len().saturating_sub(span)..].concat();
             recent.sort_by(f64::total_cmp);
-            let added = window.added("h_bucket");
+            let added = window.added("llorch_h_bucket");
             let buckets = Buckets::from_cumulative(added.iter().map(|(series, value)| (series.label("le"), *value)));
             prop_assert_eq!(buckets.total(), recent.len() as f64);
             for percent in [50, 90, 99] {
