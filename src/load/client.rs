@@ -1,7 +1,8 @@
 //! Sends one request over gRPC and records what comes back.
 
 use super::error::{LoadError, chain, unreachable};
-use super::record::{Chunk, Outcome, Record};
+use super::limits::{Allowance, Patience, within};
+use super::record::{Chunk, DEADLINE_EXCEEDED, Outcome, Record, TOO_LONG};
 use super::target::TargetInfo;
 use super::workload::{PlannedRequest, Sampling};
 use crate::server::proto::control_client::ControlClient;
@@ -13,13 +14,15 @@ use crate::server::proto::{
     SamplingParams, StoppingOptions, TokenIds,
 };
 use crate::server::status::code_name;
+use prost::Message;
 use std::time::{Duration, Instant};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status, Streaming, TimeoutExpired};
 use tonic_types::StatusExt;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// Before each message of a stream: compressed or not, and its length.
+const MESSAGE_HEAD_BYTES: usize = 5;
 
 /// Connections to a target. Requests go to them in turn.
 pub struct Client {
@@ -27,6 +30,7 @@ pub struct Client {
     channels: Vec<Channel>,
     bypass_prefix_cache: bool,
     tenant: String,
+    patience: Patience,
 }
 
 impl Client {
@@ -36,25 +40,34 @@ impl Client {
         connections: usize,
         bypass_prefix_cache: bool,
         tenant: &str,
+        patience: Patience,
     ) -> Result<Self, LoadError> {
         let endpoint = Endpoint::from_shared(target.to_owned())
             .map_err(|_| LoadError::bad_target(target))?
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(patience.answer)
+            .http2_keep_alive_interval(patience.keep_alive)
+            .keep_alive_timeout(patience.keep_alive)
             .tcp_nodelay(true);
         let mut channels = Vec::new();
         for _ in 0..connections.max(1) {
             let channel = endpoint.connect().await;
             channels.push(channel.map_err(|error| unreachable(target, &chain(&error)))?);
         }
-        Ok(Self { target: target.to_owned(), channels, bypass_prefix_cache, tenant: tenant.to_owned() })
+        let (target, tenant) = (target.to_owned(), tenant.to_owned());
+        Ok(Self { target, channels, bypass_prefix_cache, tenant, patience })
     }
 
     fn channel(&self, index: usize) -> Channel {
         self.channels[index % self.channels.len()].clone()
     }
 
-    /// Asks for the model; fails where it is not there (yet).
+    /// Asks for the model; fails where it is not there (yet), and where nothing answers.
     pub async fn info(&self) -> Result<TargetInfo, LoadError> {
+        let answer = within(self.patience.answer, self.ask()).await;
+        answer.unwrap_or_else(|silence| Err(unreachable(&self.target, &silence)))
+    }
+
+    async fn ask(&self) -> Result<TargetInfo, LoadError> {
         let failed =
             |status: Status| unreachable(&self.target, &format!("{}: {}", code_name(status.code()), status.message()));
         let mut control = ControlClient::new(self.channel(0));
@@ -85,6 +98,9 @@ impl Client {
         record.sent = start.elapsed().as_secs_f64();
         record.outcome = match client.generate(request).await {
             Ok(response) => read(start, response.into_inner(), planned.cancel_after, &mut record).await,
+            Err(status) if planned.deadline_ms.is_some() && is_timeout(&status) => {
+                Outcome::Failed(DEADLINE_EXCEEDED.into())
+            }
             Err(status) => failed(&status, &mut record),
         };
         record.ended = start.elapsed().as_secs_f64();
@@ -128,7 +144,8 @@ async fn read(
     record: &mut Record,
 ) -> Outcome {
     let mut finished = false;
-    let mut tokens = 0;
+    let mut tokens = 0u32;
+    let mut allowance = Allowance::new(record.gen_tokens);
     loop {
         let message = match stream.message().await {
             Ok(Some(message)) => message,
@@ -136,12 +153,20 @@ async fn read(
             Ok(None) => return Outcome::Failed("INCOMPLETE".into()),
             Err(status) => return failed(&status, record),
         };
+        let bytes = message.encoded_len() + MESSAGE_HEAD_BYTES;
+        let count = match &message.event {
+            Some(Event::Delta(delta)) => delta.tokens.len() as u32,
+            _ => 0,
+        };
+        if let Err(excess) = allowance.take(u64::from(count), bytes as u64) {
+            record.message = excess.into();
+            return Outcome::Failed(TOO_LONG.into());
+        }
         match message.event {
             Some(Event::Delta(delta)) => {
-                if !delta.tokens.is_empty() {
-                    let count = delta.tokens.len() as u32;
+                if count > 0 {
                     record.chunks.push(Chunk { at: start.elapsed().as_secs_f64(), tokens: count });
-                    tokens += count;
+                    tokens = tokens.saturating_add(count);
                 }
                 record.token_ids.extend(delta.tokens.iter().map(|token| token.id));
                 record.text.push_str(&delta.text);
@@ -156,6 +181,12 @@ async fn read(
             return Outcome::Cancelled;
         }
     }
+}
+
+/// The status is tonic's own: it watches the deadline of a request until the head of the answer comes.
+fn is_timeout(status: &Status) -> bool {
+    let first = std::error::Error::source(status);
+    std::iter::successors(first, |error| error.source()).any(|error| error.is::<TimeoutExpired>())
 }
 
 fn failed(status: &Status, record: &mut Record) -> Outcome {

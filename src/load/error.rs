@@ -1,5 +1,7 @@
 //! What keeps a load test from starting.
 
+use crate::top::format::harmless;
+
 /// One line that names the target or the flag.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -17,8 +19,9 @@ impl LoadError {
     }
 }
 
+/// `reason` may be in the target's own words.
 pub(super) fn unreachable(target: &str, reason: &str) -> LoadError {
-    LoadError::Unreachable { target: target.to_owned(), reason: reason.to_owned() }
+    LoadError::Unreachable { target: target.to_owned(), reason: harmless(reason) }
 }
 
 /// An error and what caused it, in one line: the libraries' own text says only that the transport failed.

@@ -2,7 +2,8 @@
 
 use super::error::{LoadError, chain, unreachable};
 use super::http_api::{BadEvent, Dialect, Event};
-use super::record::{Chunk, Outcome, Record};
+use super::limits::{Allowance, Patience, within};
+use super::record::{Chunk, DEADLINE_EXCEEDED, Outcome, Record, TOO_LONG};
 use super::sse::SseParser;
 use super::target::TargetInfo;
 use super::workload::PlannedRequest;
@@ -15,9 +16,10 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Before servers close an idle connection (5 s is common): a request must not run into that.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A target that fell silent.
+const IDLE: &str = "HTTP IDLE";
 /// For what the target says of itself.
 const MAX_INFO_BYTES: usize = 16 << 20;
 /// For the body of a refusal.
@@ -34,26 +36,36 @@ pub struct HttpClient {
     completions: Uri,
     prefix_cache: bool,
     info: TargetInfo,
+    /// For the head of an answer, and for each piece of it.
+    idle: Duration,
 }
 
 impl HttpClient {
     /// Asks the server at `address`, `HOST:PORT`, for its model. `url` is the whole target, for messages.
-    pub async fn connect(url: &str, address: &str, dialect: Dialect, prefix_cache: bool) -> Result<Self, LoadError> {
+    pub async fn connect(
+        url: &str,
+        address: &str,
+        dialect: Dialect,
+        prefix_cache: bool,
+        patience: Patience,
+    ) -> Result<Self, LoadError> {
+        let limit = patience.answer;
         let bad = || LoadError::bad_target(url);
         let base = address.strip_suffix('/').unwrap_or(address);
         if base.contains(['/', '?', '#', '@']) {
             return Err(bad());
         }
         let uri = |path: &str| format!("http://{base}{path}").parse::<Uri>().map_err(|_| bad());
-        let once = connections(false);
-        let models = get(&once, uri("/v1/models")?).await.map_err(|reason| unreachable(url, &reason))?;
+        let once = connections(false, limit);
+        let models = get(&once, uri("/v1/models")?, limit).await.map_err(|reason| unreachable(url, &reason))?;
         // Only llama-server has the first, only vLLM the second.
-        let props = get(&once, uri("/props")?).await.unwrap_or_default();
-        let version = get(&once, uri("/version")?).await.unwrap_or_default();
+        let props = get(&once, uri("/props")?, limit).await.unwrap_or_default();
+        let version = get(&once, uri("/version")?, limit).await.unwrap_or_default();
         let info = target_info(dialect, &models, &props, &version);
         // llama-server offers to keep a connection and then closes it on a later request, without an answer.
-        let http = connections(props["build_info"].is_null());
-        Ok(Self { http, dialect, completions: uri(dialect.path())?, prefix_cache, info })
+        let http = connections(props["build_info"].is_null(), limit);
+        let (completions, idle) = (uri(dialect.path())?, patience.idle);
+        Ok(Self { http, dialect, completions, prefix_cache, info, idle })
     }
 
     pub fn info(&self) -> &TargetInfo {
@@ -71,7 +83,7 @@ impl HttpClient {
                 let due = start + Duration::from_secs_f64(intended) + Duration::from_millis(deadline_ms);
                 // Dropping the exchange closes the connection, which is how a server learns of it.
                 let ended = tokio::time::timeout_at(due.into(), exchange).await;
-                ended.unwrap_or_else(|_| Outcome::Failed("DEADLINE_EXCEEDED/CLIENT".into()))
+                ended.unwrap_or_else(|_| Outcome::Failed(DEADLINE_EXCEEDED.into()))
             }
             None => exchange.await,
         };
@@ -97,16 +109,17 @@ impl HttpClient {
         cancel_after: Option<u32>,
         record: &mut Record,
     ) -> Outcome {
-        let response = match self.http.request(request).await {
-            Ok(response) => response,
-            Err(error) => {
-                record.message = chain(&error);
-                return failed(if error.is_connect() { "HTTP CONNECT" } else { "HTTP CUT" });
+        let response = match within(self.idle, self.http.request(request)).await {
+            Ok(Ok(response)) => response,
+            Err(silence) => return failed_saying(IDLE, silence, record),
+            Ok(Err(error)) => {
+                let label = if error.is_connect() { "HTTP CONNECT" } else { "HTTP CUT" };
+                return failed_saying(label, chain(&error), record);
             }
         };
         if response.status() != StatusCode::OK {
             let status = response.status().as_u16();
-            record.message = refusal(response.into_body()).await;
+            record.message = within(self.idle, refusal(response.into_body())).await.unwrap_or_default();
             return Outcome::Failed(format!("HTTP {status}"));
         }
         self.read(start, response.into_body(), cancel_after, record).await
@@ -122,32 +135,36 @@ impl HttpClient {
     ) -> Outcome {
         let mut parser = SseParser::default();
         let mut progress = Progress::default();
+        let mut allowance = Allowance::new(record.gen_tokens);
         loop {
             if !progress.finished && cancel_after.is_some_and(|limit| progress.tokens >= limit) {
                 return Outcome::Cancelled;
             }
-            let frame = match body.frame().await {
-                Some(Ok(frame)) => frame,
-                Some(Err(error)) => {
-                    record.message = chain(&error);
-                    return failed("HTTP CUT");
-                }
-                None if progress.finished => break,
-                None => return failed("INCOMPLETE"),
+            let frame = match within(self.idle, body.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => return failed_saying("HTTP CUT", chain(&error), record),
+                Ok(None) if progress.finished => break,
+                Ok(None) => return failed("INCOMPLETE"),
+                Err(silence) => return failed_saying(IDLE, silence, record),
             };
             let Some(piece) = frame.data_ref() else { continue };
+            if let Err(excess) = allowance.take(0, piece.len() as u64) {
+                return failed_saying(TOO_LONG, excess.into(), record);
+            }
             let at = start.elapsed().as_secs_f64();
             let Ok(events) = parser.feed(piece) else { return failed("BAD_EVENT") };
             for event in events {
                 match self.dialect.event(&event) {
-                    Ok(event) => progress.take(at, event, record),
-                    Err(BadEvent::Malformed) => {
-                        record.message = message_of(&event);
-                        return failed("BAD_EVENT");
+                    Ok(event) => {
+                        let tokens = progress.tokens_of(&event);
+                        if let Err(excess) = allowance.take(u64::from(tokens), 0) {
+                            return failed_saying(TOO_LONG, excess.into(), record);
+                        }
+                        progress.take(at, event, tokens, record);
                     }
+                    Err(BadEvent::Malformed) => return failed_saying("BAD_EVENT", message_of(&event), record),
                     Err(BadEvent::Error(code)) => {
-                        record.message = message_of(&event);
-                        return Outcome::Failed(format!("ERROR_EVENT/{code}"));
+                        return failed_saying(&format!("ERROR_EVENT/{code}"), message_of(&event), record);
                     }
                 }
             }
@@ -167,17 +184,23 @@ struct Progress {
 }
 
 impl Progress {
-    fn take(&mut self, at: f64, event: Event, record: &mut Record) {
+    /// Tokens that `event`, the next, brings.
+    fn tokens_of(&self, event: &Event) -> u32 {
+        let shown = (event.token_ids.len() as u32).max(1);
+        let tokens = event.so_far.map_or(shown, |so_far| so_far.saturating_sub(self.tokens));
+        if event.has_tokens { tokens } else { 0 }
+    }
+
+    /// Takes in `event`, which came `at` and brings `tokens`.
+    fn take(&mut self, at: f64, event: Event, tokens: u32, record: &mut Record) {
         self.finished |= event.finished;
         self.said = event.so_far.or(self.said);
         if !event.has_tokens {
             return;
         }
-        let shown = (event.token_ids.len() as u32).max(1);
-        let tokens = event.so_far.map_or(shown, |so_far| so_far.saturating_sub(self.tokens));
         if tokens > 0 {
             record.chunks.push(Chunk { at, tokens });
-            self.tokens += tokens;
+            self.tokens = self.tokens.saturating_add(tokens);
         }
         record.token_ids.extend(event.token_ids);
         record.text.push_str(&event.text);
@@ -188,11 +211,16 @@ fn failed(label: &str) -> Outcome {
     Outcome::Failed(label.to_owned())
 }
 
-/// Connections that are kept for further requests where `kept`.
-fn connections(kept: bool) -> Connections {
+fn failed_saying(label: &str, message: String, record: &mut Record) -> Outcome {
+    record.message = message;
+    failed(label)
+}
+
+/// Connections, each to be had within `limit`, that are kept for further requests where `kept`.
+fn connections(kept: bool, limit: Duration) -> Connections {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_connect_timeout(Some(limit));
     let mut builder = legacy::Client::builder(TokioExecutor::new());
     builder.pool_idle_timeout(IDLE_TIMEOUT).pool_max_idle_per_host(if kept { usize::MAX } else { 0 });
     builder.build(connector)
@@ -215,8 +243,8 @@ fn message_of(bytes: &[u8]) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_MESSAGE_CHARS).collect()
 }
 
-/// A JSON document, or why there is none.
-async fn get(http: &Connections, uri: Uri) -> Result<Value, String> {
+/// A JSON document, or why there is none within `limit`.
+async fn get(http: &Connections, uri: Uri, limit: Duration) -> Result<Value, String> {
     let path = uri.path().to_owned();
     let answer = async {
         let response = http.get(uri).await.map_err(|error| chain(&error))?;
@@ -227,8 +255,7 @@ async fn get(http: &Connections, uri: Uri) -> Result<Value, String> {
         let bytes = body.map_err(|error| format!("{path}: {error}"))?.to_bytes();
         serde_json::from_slice(&bytes).map_err(|error| format!("{path}: {error}"))
     };
-    let timeout = Err(format!("{path}: no answer within {} s", CONNECT_TIMEOUT.as_secs()));
-    tokio::time::timeout(CONNECT_TIMEOUT, answer).await.unwrap_or(timeout)
+    within(limit, answer).await.unwrap_or_else(|silence| Err(format!("{path}: {silence}")))
 }
 
 /// The first model of `/v1/models`, with what llama-server says in `/props` and vLLM in `/version`. What is not a model

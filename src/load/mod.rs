@@ -2,8 +2,9 @@
 //!
 //! `workload` and `arrivals` decide what is sent and when, from a seed and before anything is sent; `target` sends one
 //! request and records it, over gRPC (`client`) or HTTP (`http_client`); `run` drives the plan in a closed or an open
-//! loop; `summary` and `verdict` turn records into figures; `report_*` write them. `sweep` is a series of runs under
-//! rising load. Latency counts from the time a request was to be sent (`specs/load-tester.md`).
+//! loop; `limits` is how long is waited for a target and how much is taken of it; `summary` and `verdict` turn records
+//! into figures; `report_*` write them. `sweep` is a series of runs under rising load. Latency counts from the time a
+//! request was to be sent (`specs/load-tester.md`).
 
 pub mod arrivals;
 mod chart;
@@ -11,6 +12,7 @@ pub mod client;
 pub mod error;
 mod http_api;
 pub mod http_client;
+pub mod limits;
 pub mod random;
 pub mod record;
 pub mod report_html;

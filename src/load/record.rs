@@ -13,6 +13,10 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// Failures that are the client's own: it closed the stream.
+pub(super) const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED/CLIENT";
+pub(super) const TOO_LONG: &str = "TOO_LONG";
+
 /// A message that brought tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chunk {

@@ -4,8 +4,10 @@ use super::client::Client;
 use super::error::LoadError;
 use super::http_api::Dialect;
 use super::http_client::HttpClient;
-use super::record::Record;
+use super::limits::Patience;
+use super::record::{Outcome, Record};
 use super::workload::PlannedRequest;
+use crate::top::format::harmless;
 use std::time::Instant;
 
 /// What a target says of itself.
@@ -22,7 +24,7 @@ pub struct TargetInfo {
     pub software: String,
 }
 
-/// An open target.
+/// An open target. What it says in words is made harmless here, for whoever shows it.
 pub enum Target {
     Grpc(Client),
     Http(Box<HttpClient>),
@@ -33,13 +35,27 @@ impl Target {
     /// `http+llama://` are HTTP/1.1, with a connection for each request in flight. A `tenant` other than the empty one
     /// is for gRPC alone.
     pub async fn connect(url: &str, connections: usize, prefix_cache: bool, tenant: &str) -> Result<Self, LoadError> {
+        Self::connect_with(url, connections, prefix_cache, tenant, Patience::default()).await
+    }
+
+    /// The same, with other limits of time.
+    pub async fn connect_with(
+        url: &str,
+        connections: usize,
+        prefix_cache: bool,
+        tenant: &str,
+        patience: Patience,
+    ) -> Result<Self, LoadError> {
         let bad = |reason| LoadError::BadTarget { target: url.to_owned(), reason };
         let http = async |address, dialect| {
-            let client = HttpClient::connect(url, address, dialect, prefix_cache).await?;
+            let client = HttpClient::connect(url, address, dialect, prefix_cache, patience).await?;
             Ok(Self::Http(Box::new(client)))
         };
         match url.split_once("://") {
-            Some(("http", _)) => Ok(Self::Grpc(Client::connect(url, connections, !prefix_cache, tenant).await?)),
+            Some(("http", _)) => {
+                let client = Client::connect(url, connections, !prefix_cache, tenant, patience).await?;
+                Ok(Self::Grpc(client))
+            }
             _ if !tenant.is_empty() => Err(bad("only http:// takes a tenant")),
             Some(("http+openai", address)) => http(address, Dialect::OpenAi).await,
             Some(("http+llama", address)) => http(address, Dialect::Llama).await,
@@ -50,17 +66,23 @@ impl Target {
 
     /// Asks for the model; fails where it is not there (yet).
     pub async fn info(&self) -> Result<TargetInfo, LoadError> {
-        match self {
-            Self::Grpc(client) => client.info().await,
-            Self::Http(client) => Ok(client.info().clone()),
-        }
+        let info = match self {
+            Self::Grpc(client) => client.info().await?,
+            Self::Http(client) => client.info().clone(),
+        };
+        Ok(TargetInfo { model: harmless(&info.model), software: harmless(&info.software), ..info })
     }
 
     /// Sends `planned` and reads to the end. `start` is time 0, `intended` the seconds after it at which this was due.
     pub async fn send(&self, start: Instant, intended: f64, index: usize, planned: &PlannedRequest) -> Record {
-        match self {
+        let mut record = match self {
             Self::Grpc(client) => client.send(start, intended, index, planned).await,
             Self::Http(client) => client.send(start, intended, index, planned).await,
+        };
+        record.message = harmless(&record.message);
+        if let Outcome::Failed(label) = &mut record.outcome {
+            *label = harmless(label);
         }
+        record
     }
 }

@@ -6,7 +6,7 @@
 
 pub mod exposition;
 pub mod figures;
-mod format;
+pub(crate) mod format;
 mod panel;
 pub mod quantile;
 pub mod scrape;

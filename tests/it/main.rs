@@ -23,6 +23,7 @@ mod faults;
 mod golden;
 mod hostile;
 mod load_http;
+mod load_limits;
 mod load_reports;
 mod load_tester;
 mod metrics;
