@@ -29,3 +29,14 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_in_the_targets_words_is_one_harmless_line() {
+        let line = unreachable("http://x:1", "UNAVAILABLE: a\u{1b}[2J\nb").to_string();
+        assert_eq!(line, "--target http://x:1: UNAVAILABLE: a\u{fffd}[2J\u{fffd}b");
+    }
+}
