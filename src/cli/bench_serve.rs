@@ -4,7 +4,7 @@ use super::bench_session::{Measured, Session};
 use super::error::CliError;
 use super::output;
 use super::whole_file::write_whole;
-use crate::load::arrivals::Arrivals;
+use crate::load::arrivals::{Arrivals, parse_rate};
 use crate::load::run::Load;
 use crate::load::summary::Summary;
 use crate::load::sweep::{Axis, Point, Sweep};
@@ -25,7 +25,7 @@ pub struct BenchServeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub(super) concurrency: Option<u32>,
     /// Open loop: requests a second on average, whatever becomes of them.
-    #[arg(long, value_name = "R", value_parser = positive)]
+    #[arg(long, value_name = "R", value_parser = parse_rate)]
     pub(super) rate: Option<f64>,
     /// A run for each load: concurrency=1,2,4 or rate=0.5,1,2; `concurrency` and `rate` alone double from 1 until
     /// throughput has ended, rate=0.25.. from 0.25.
