@@ -67,8 +67,8 @@ impl Observe {
     }
 
     /// The same for another connection.
-    pub fn on(&self, outgoing: &Arc<Outgoing>) -> Self {
-        Self { outgoing: Arc::clone(outgoing), ..self.clone() }
+    pub fn on(self, outgoing: Arc<Outgoing>) -> Self {
+        Self { outgoing, ..self }
     }
 }
 

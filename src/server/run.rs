@@ -264,7 +264,7 @@ impl Connection {
             of_this.sent(bytes.len());
         });
         let stream = TokioIo::new(tokio::io::join(Cursor::new(preface).chain(reader), writer));
-        let service = TowerToHyperService::new(self.service.on(&outgoing));
+        let service = TowerToHyperService::new(self.service.on(Arc::clone(&outgoing)));
         let mut connection = std::pin::pin!(http2_builder(&limits).serve_connection(stream, service));
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),

@@ -139,7 +139,7 @@ async fn slow_way(server: SocketAddr, part: usize, pause: Duration) -> SocketAdd
     address
 }
 
-/// A server and an answer of so many bytes from it, which comes over a slow way: a tenth of a second and more a MiB.
+/// A server and an answer of so many bytes from it, which comes over a slow way: a fifth of a second and more a MiB.
 async fn slow_answer(bytes: usize) -> (TestServer, Streaming<DetokenizeResponse>) {
     let mut options = Options::default();
     options.limits.max_message_bytes = 4 * bytes;
