@@ -7,8 +7,9 @@
 //!
 //! Without `--target-itl`, `T` grows with those who wait behind another for their first token and have a place: from
 //! `CROWD` for each that decodes on, to `MOST_FACTOR` times as much where they are twice as many. They are a backlog:
-//! what decoding takes is waited for by each of them. One long prompt beside streams is none. `T` does not grow beyond
-//! [`LONGEST_STEP`].
+//! what decoding takes is waited for by each of them. One long prompt beside streams is none. What `T` has grown by it
+//! keeps until one is left that waits: the last of a crowd are not to wait longer for coming last. `T` does not grow
+//! beyond [`LONGEST_STEP`].
 //!
 //! Where nobody decodes, a step is to last [`LONGEST_STEP`] at most: as long as a token takes as in the last such step.
 //!
@@ -107,6 +108,8 @@ pub struct Pacing {
     now: u64,
     /// When a decode-only step was last asked for.
     asked_at: Option<u64>,
+    /// What the target has grown by since more than one sequence awaits its first token.
+    factor: f64,
 }
 
 impl Pacing {
@@ -114,7 +117,7 @@ impl Pacing {
     /// [`LEAST_TARGET`]. `max_chunk`: tokens that any step may take.
     pub fn new(target: Option<Duration>, max_chunk: u32) -> Self {
         let sizes = [DecodeSteps::default(); NUM_SIZES];
-        Self { target, max_chunk, sizes, token_cost: None, alone_cost: None, now: 0, asked_at: None }
+        Self { target, max_chunk, sizes, token_cost: None, alone_cost: None, now: 0, asked_at: None, factor: 1.0 }
     }
 
     /// A step of `decode_rows` sequences that decode and `prefill_tokens` other tokens took `duration`.
@@ -149,6 +152,7 @@ impl Pacing {
     /// the limit of a step, or 0 so that the time of a decode-only step is measured. `awaiting`: sequences that could
     /// be computed now and have no token yet.
     pub fn max_prefill_tokens(&mut self, decode_rows: u32, awaiting: u32) -> u32 {
+        self.factor = self.crowd_factor(decode_rows, awaiting);
         if decode_rows == 0 {
             return self.chunk(self.alone_cost.map(|cost| LONGEST_STEP.as_secs_f64() / cost));
         }
@@ -158,10 +162,7 @@ impl Pacing {
             return 0;
         }
         let tokens = match (self.decode_seconds(decode_rows), self.token_cost) {
-            (Some(decode), Some(cost)) => Some(
-                (self.target_seconds(decode, f64::from(awaiting.saturating_sub(1)) / f64::from(decode_rows)) - decode)
-                    / cost,
-            ),
+            (Some(decode), Some(cost)) => Some((self.target_seconds(decode) - decode) / cost),
             _ => None,
         };
         self.chunk(tokens)
@@ -173,12 +174,20 @@ impl Pacing {
         (tokens.unwrap_or(f64::from(FIRST_CHUNK)) as u32).max(MIN_CHUNK).min(self.max_chunk)
     }
 
-    /// `crowd`: how many wait behind another for their first token, for each that decodes.
-    fn target_seconds(&self, decode: f64, crowd: f64) -> f64 {
+    /// What the target grows by beside `decode_rows` that decode, where `awaiting` have no token yet.
+    fn crowd_factor(&self, decode_rows: u32, awaiting: u32) -> f64 {
+        let behind = awaiting.saturating_sub(1);
+        if behind == 0 {
+            return 1.0;
+        }
+        let crowd = f64::from(behind) / f64::from(decode_rows);
+        (1.0 + (MOST_FACTOR - 1.0) * (crowd / CROWD - 1.0)).clamp(self.factor, MOST_FACTOR)
+    }
+
+    fn target_seconds(&self, decode: f64) -> f64 {
         let Some(target) = self.target else {
-            let factor = (1.0 + (MOST_FACTOR - 1.0) * (crowd / CROWD - 1.0)).clamp(1.0, MOST_FACTOR);
             let least = (2.0 * decode).max(LEAST_TARGET.as_secs_f64());
-            return (factor * least).min(LONGEST_STEP.as_secs_f64()).max(least);
+            return (self.factor * least).min(LONGEST_STEP.as_secs_f64()).max(least);
         };
         target.as_secs_f64()
     }

@@ -387,3 +387,16 @@ fn the_target_grows_where_many_await_a_token() {
     given.record(16, 0, Duration::from_millis(100));
     assert_eq!(given.max_prefill_tokens(16, 1000), 50);
 }
+
+/// The last of a crowd are not to wait longer for coming last.
+#[test]
+fn what_the_target_grew_by_stays_until_one_waits() {
+    covers!("PAC-2");
+    let mut pacing = settled();
+    let mut found = [3, 5, 2, 3, 1, 3].map(|awaiting| f64::from(pacing.max_prefill_tokens(16, awaiting)) + 0.5);
+    let first = found[0];
+    found.iter_mut().for_each(|tokens| *tokens /= first);
+    for (found, times) in found.into_iter().zip([1.0, 11.0, 11.0, 11.0, 1.0, 1.0]) {
+        assert!((found / times - 1.0).abs() < 0.1, "{found}, not {times} times as many tokens");
+    }
+}
