@@ -6,10 +6,11 @@
 //! tokens.
 //!
 //! Without `--target-itl`, `T` grows with those who wait behind another for their first token and have a place: from
-//! `CROWD` for each that decodes on, to `MOST_FACTOR` times as much where they are twice as many. They are a backlog:
-//! what decoding takes is waited for by each of them. One long prompt beside streams is none. What `T` has grown by it
-//! keeps until one is left that waits: the last of a crowd are not to wait longer for coming last. `T` does not grow
-//! beyond [`LONGEST_STEP`].
+//! `CROWD` for each that decodes on, to `MOST_FACTOR` times as much where they are twice as many, and where nobody
+//! decodes. They are a backlog: what decoding takes is waited for by each of them. What `T` has grown by it keeps while
+//! one waits behind another, and for the one that is left a step more, then half of it with each step: the last of a
+//! crowd are not to wait longer for coming last. One long prompt beside streams is no crowd. `T` does not grow beyond
+//! [`LONGEST_STEP`].
 //!
 //! Where nobody decodes, a step is to last [`LONGEST_STEP`] at most: as long as a token takes as in the last such step.
 //!
@@ -108,7 +109,7 @@ pub struct Pacing {
     now: u64,
     /// When a decode-only step was last asked for.
     asked_at: Option<u64>,
-    /// What the target has grown by since more than one sequence awaits its first token.
+    /// What the target grows by at least in the next step.
     factor: f64,
 }
 
@@ -152,8 +153,8 @@ impl Pacing {
     /// the limit of a step, or 0 so that the time of a decode-only step is measured. `awaiting`: sequences that could
     /// be computed now and have no token yet.
     pub fn max_prefill_tokens(&mut self, decode_rows: u32, awaiting: u32) -> u32 {
-        self.factor = self.crowd_factor(decode_rows, awaiting);
         if decode_rows == 0 {
+            self.factor = MOST_FACTOR;
             return self.chunk(self.alone_cost.map(|cost| LONGEST_STEP.as_secs_f64() / cost));
         }
         let may_ask = self.asked_at.is_none_or(|at| self.now - at >= DOUBTFUL_STEPS);
@@ -161,8 +162,9 @@ impl Pacing {
             self.asked_at = Some(self.now);
             return 0;
         }
+        let factor = self.crowd_factor(decode_rows, awaiting);
         let tokens = match (self.decode_seconds(decode_rows), self.token_cost) {
-            (Some(decode), Some(cost)) => Some((self.target_seconds(decode) - decode) / cost),
+            (Some(decode), Some(cost)) => Some((self.target_seconds(decode, factor) - decode) / cost),
             _ => None,
         };
         self.chunk(tokens)
@@ -174,20 +176,23 @@ impl Pacing {
         (tokens.unwrap_or(f64::from(FIRST_CHUNK)) as u32).max(MIN_CHUNK).min(self.max_chunk)
     }
 
-    /// What the target grows by beside `decode_rows` that decode, where `awaiting` have no token yet.
-    fn crowd_factor(&self, decode_rows: u32, awaiting: u32) -> f64 {
-        let behind = awaiting.saturating_sub(1);
-        if behind == 0 {
-            return 1.0;
-        }
-        let crowd = f64::from(behind) / f64::from(decode_rows);
-        (1.0 + (MOST_FACTOR - 1.0) * (crowd / CROWD - 1.0)).clamp(self.factor, MOST_FACTOR)
+    /// What the target grows by in a step beside `decode_rows` that decode, at least one, where `awaiting` have no token
+    /// yet. Leaves in `self.factor` what is kept of it for the next step.
+    fn crowd_factor(&mut self, decode_rows: u32, awaiting: u32) -> f64 {
+        let crowd = f64::from(awaiting.saturating_sub(1)) / f64::from(decode_rows);
+        let factor = (1.0 + (MOST_FACTOR - 1.0) * (crowd / CROWD - 1.0)).clamp(self.factor, MOST_FACTOR);
+        self.factor = match awaiting {
+            0 => 1.0,
+            1 => (factor / 2.0).max(1.0),
+            _ => factor,
+        };
+        factor
     }
 
-    fn target_seconds(&self, decode: f64) -> f64 {
+    fn target_seconds(&self, decode: f64, factor: f64) -> f64 {
         let Some(target) = self.target else {
             let least = (2.0 * decode).max(LEAST_TARGET.as_secs_f64());
-            return (self.factor * least).min(LONGEST_STEP.as_secs_f64()).max(least);
+            return (factor * least).min(LONGEST_STEP.as_secs_f64()).max(least);
         };
         target.as_secs_f64()
     }

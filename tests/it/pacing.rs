@@ -388,15 +388,36 @@ fn the_target_grows_where_many_await_a_token() {
     assert_eq!(given.max_prefill_tokens(16, 1000), 50);
 }
 
-/// The last of a crowd are not to wait longer for coming last.
+/// The last of a crowd are not to wait longer for coming last, and a long prompt gains little from a crowd before it.
 #[test]
-fn what_the_target_grew_by_stays_until_one_waits() {
+fn what_the_target_grew_by_goes_when_one_waits() {
     covers!("PAC-2");
     let mut pacing = settled();
-    let mut found = [3, 5, 2, 3, 1, 3].map(|awaiting| f64::from(pacing.max_prefill_tokens(16, awaiting)) + 0.5);
-    let first = found[0];
-    found.iter_mut().for_each(|tokens| *tokens /= first);
-    for (found, times) in found.into_iter().zip([1.0, 11.0, 11.0, 11.0, 1.0, 1.0]) {
+    let one = f64::from(pacing.max_prefill_tokens(16, 1)) + 0.5;
+    let mut check = |awaiting: u32, factor: f64| {
+        let tokens = f64::from(pacing.max_prefill_tokens(16, awaiting)) + 0.5;
+        // So many times twice 100 ms, less the 100 ms of a decode-only step, as in the test before.
+        let (found, times) = (tokens / one, 2.0 * factor - 1.0);
+        assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
+    };
+    for (awaiting, factor) in [(3, 1.0), (5, 6.0), (2, 6.0), (3, 6.0), (1, 6.0), (1, 3.0), (1, 1.5), (1, 1.0)] {
+        check(awaiting, factor);
+    }
+    // Gone with the last, also if that was soon.
+    for (awaiting, factor) in [(2, 1.0), (5, 6.0), (0, 6.0), (3, 1.0)] {
+        check(awaiting, factor);
+    }
+}
+
+/// Who came while a prompt was computed for nobody else is one of a crowd.
+#[test]
+fn the_target_has_grown_after_a_step_in_which_nobody_decoded() {
+    covers!("PAC-2");
+    let mut pacing = settled();
+    let one = f64::from(pacing.max_prefill_tokens(16, 1)) + 0.5;
+    pacing.max_prefill_tokens(0, 1);
+    for times in [11.0, 5.0, 2.0, 1.0] {
+        let found = (f64::from(pacing.max_prefill_tokens(16, 1)) + 0.5) / one;
         assert!((found / times - 1.0).abs() < 0.1, "{found}, not {times} times as many tokens");
     }
 }
