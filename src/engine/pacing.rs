@@ -176,8 +176,8 @@ impl Pacing {
         (tokens.unwrap_or(f64::from(FIRST_CHUNK)) as u32).max(MIN_CHUNK).min(self.max_chunk)
     }
 
-    /// What the target grows by in a step beside `decode_rows` that decode, at least one, where `awaiting` have no token
-    /// yet. Leaves in `self.factor` what is kept of it for the next step.
+    /// What the target grows by in a step beside `decode_rows` that decode, at least one, while `awaiting` await a
+    /// token. Leaves in `self.factor` what is kept of it for the next step.
     fn crowd_factor(&mut self, decode_rows: u32, awaiting: u32) -> f64 {
         let crowd = f64::from(awaiting.saturating_sub(1)) / f64::from(decode_rows);
         let factor = (1.0 + (MOST_FACTOR - 1.0) * (crowd / CROWD - 1.0)).clamp(self.factor, MOST_FACTOR);

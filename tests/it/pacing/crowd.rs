@@ -1,0 +1,75 @@
+//! How long steps may be while many wait for their first token, and after (`specs/03_BATCHED_SCHEDULER.md`, PAC-2).
+
+use super::{BUDGET, settled};
+use llorch_cpud::engine::pacing::Pacing;
+use std::time::Duration;
+
+#[test]
+fn the_target_grows_where_many_await_a_token() {
+    covers!("PAC-2");
+    let tokens = |awaiting: u32| {
+        let mut pacing = settled();
+        // Twice 100 ms; a prompt token takes about 10 ms. A part of a token is cut off, half of one in the mean.
+        (f64::from(pacing.max_prefill_tokens(16, awaiting)) + 0.5)
+            / (f64::from(settled().max_prefill_tokens(16, 1)) + 0.5)
+    };
+    assert_eq!((tokens(0), tokens(3)), (1.0, 1.0));
+    // 7 and 12 times 100 ms, less the 100 ms of a decode-only step; twice 100 leaves 100.
+    for (awaiting, times) in [(4, 6.0), (5, 11.0), (16, 11.0), (1000, 11.0)] {
+        let found = tokens(awaiting);
+        assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
+    }
+    let mut given = Pacing::new(Some(Duration::from_millis(600)), BUDGET);
+    given.record(0, 100, Duration::from_secs(1));
+    given.record(16, 0, Duration::from_millis(100));
+    assert_eq!(given.max_prefill_tokens(16, 1000), 50);
+}
+
+/// The last of a crowd are not to wait longer for coming last, and a long prompt gains little from a crowd before it.
+#[test]
+fn what_the_target_grew_by_goes_when_one_waits() {
+    covers!("PAC-2");
+    let mut pacing = settled();
+    let one = f64::from(pacing.max_prefill_tokens(16, 1)) + 0.5;
+    let mut check = |awaiting: u32, factor: f64| {
+        let tokens = f64::from(pacing.max_prefill_tokens(16, awaiting)) + 0.5;
+        // So many times twice 100 ms, less the 100 ms of a decode-only step, as in the test before.
+        let (found, times) = (tokens / one, 2.0 * factor - 1.0);
+        assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
+    };
+    for (awaiting, factor) in [(3, 1.0), (5, 6.0), (2, 6.0), (3, 6.0), (1, 6.0), (1, 3.0), (1, 1.5), (1, 1.0)] {
+        check(awaiting, factor);
+    }
+    // Gone with the last, also if that was soon.
+    for (awaiting, factor) in [(2, 1.0), (5, 6.0), (0, 6.0), (3, 1.0)] {
+        check(awaiting, factor);
+    }
+}
+
+/// Who came while a prompt was computed for nobody else is one of a crowd.
+#[test]
+fn the_target_has_grown_after_a_step_in_which_nobody_decoded() {
+    covers!("PAC-2");
+    let mut pacing = settled();
+    let one = f64::from(pacing.max_prefill_tokens(16, 1)) + 0.5;
+    pacing.max_prefill_tokens(0, 1);
+    for times in [11.0, 5.0, 2.0, 1.0] {
+        let found = (f64::from(pacing.max_prefill_tokens(16, 1)) + 0.5) / one;
+        assert!((found / times - 1.0).abs() < 0.1, "{found}, not {times} times as many tokens");
+    }
+}
+
+/// Twelve times a decode-only step of a big model would be longer than what health takes for a stall.
+#[test]
+fn a_crowd_makes_no_step_longer_than_two_seconds() {
+    covers!("PAC-2");
+    // Prompt tokens of 10 ms each beside the decode-only step, to 2 s; where that is twice the step or less, to twice.
+    for (decode_ms, tokens) in [(100, 110), (150, 165), (200, 180), (800, 120), (1500, 150)] {
+        let mut pacing = Pacing::new(None, BUDGET);
+        pacing.record(0, 100, Duration::from_secs(1));
+        pacing.record(16, 0, Duration::from_millis(decode_ms));
+        // A part of a token is cut off.
+        let found = pacing.max_prefill_tokens(16, 1000);
+        assert!(found.abs_diff(tokens) <= 1, "beside steps of {decode_ms} ms: {found}, not {tokens}");
+    }
+}
