@@ -4,20 +4,23 @@ use super::{BUDGET, settled};
 use llorch_cpud::engine::pacing::Pacing;
 use std::time::Duration;
 
+/// Asserts how many times as many prompt tokens the next step may take as one without a crowd. Steps that decode take
+/// 100 ms and are aimed at twice that, so `factor` times as long a step leaves `2 * factor - 1` times as many.
+fn assert_grown(pacing: &mut Pacing, awaiting: u32, times: f64) {
+    // A part of a token is cut off, half of one in the mean.
+    let one = f64::from(settled().max_prefill_tokens(16, 1)) + 0.5;
+    let found = (f64::from(pacing.max_prefill_tokens(16, awaiting)) + 0.5) / one;
+    assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
+}
+
 #[test]
 fn the_target_grows_where_many_await_a_token() {
     covers!("PAC-2");
-    let tokens = |awaiting: u32| {
-        let mut pacing = settled();
-        // Twice 100 ms; a prompt token takes about 10 ms. A part of a token is cut off, half of one in the mean.
-        (f64::from(pacing.max_prefill_tokens(16, awaiting)) + 0.5)
-            / (f64::from(settled().max_prefill_tokens(16, 1)) + 0.5)
-    };
-    assert_eq!((tokens(0), tokens(3)), (1.0, 1.0));
+    let none = settled().max_prefill_tokens(16, 1);
+    assert_eq!([0, 3].map(|awaiting| settled().max_prefill_tokens(16, awaiting)), [none; 2]);
     // 7 and 12 times 100 ms, less the 100 ms of a decode-only step; twice 100 leaves 100.
     for (awaiting, times) in [(4, 6.0), (5, 11.0), (16, 11.0), (1000, 11.0)] {
-        let found = tokens(awaiting);
-        assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
+        assert_grown(&mut settled(), awaiting, times);
     }
     let mut given = Pacing::new(Some(Duration::from_millis(600)), BUDGET);
     given.record(0, 100, Duration::from_secs(1));
@@ -30,19 +33,12 @@ fn the_target_grows_where_many_await_a_token() {
 fn what_the_target_grew_by_goes_when_one_waits() {
     covers!("PAC-2");
     let mut pacing = settled();
-    let one = f64::from(pacing.max_prefill_tokens(16, 1)) + 0.5;
-    let mut check = |awaiting: u32, factor: f64| {
-        let tokens = f64::from(pacing.max_prefill_tokens(16, awaiting)) + 0.5;
-        // So many times twice 100 ms, less the 100 ms of a decode-only step, as in the test before.
-        let (found, times) = (tokens / one, 2.0 * factor - 1.0);
-        assert!((found / times - 1.0).abs() < 0.1, "{awaiting} wait: {found}, not {times} times as many tokens");
-    };
     for (awaiting, factor) in [(3, 1.0), (5, 6.0), (2, 6.0), (3, 6.0), (1, 6.0), (1, 3.0), (1, 1.5), (1, 1.0)] {
-        check(awaiting, factor);
+        assert_grown(&mut pacing, awaiting, 2.0 * factor - 1.0);
     }
     // Gone with the last, also if that was soon.
     for (awaiting, factor) in [(2, 1.0), (5, 6.0), (0, 6.0), (3, 1.0)] {
-        check(awaiting, factor);
+        assert_grown(&mut pacing, awaiting, 2.0 * factor - 1.0);
     }
 }
 
@@ -51,11 +47,9 @@ fn what_the_target_grew_by_goes_when_one_waits() {
 fn the_target_has_grown_after_a_step_in_which_nobody_decoded() {
     covers!("PAC-2");
     let mut pacing = settled();
-    let one = f64::from(pacing.max_prefill_tokens(16, 1)) + 0.5;
     pacing.max_prefill_tokens(0, 1);
     for times in [11.0, 5.0, 2.0, 1.0] {
-        let found = (f64::from(pacing.max_prefill_tokens(16, 1)) + 0.5) / one;
-        assert!((found / times - 1.0).abs() < 0.1, "{found}, not {times} times as many tokens");
+        assert_grown(&mut pacing, 1, times);
     }
 }
 
