@@ -318,6 +318,14 @@ fn settled() -> Pacing {
     pacing
 }
 
+/// One step of 10 ms a prompt token, and one that decodes 16 rows in `decode_ms`.
+fn measured_once(target: Option<Duration>, decode_ms: u64) -> Pacing {
+    let mut pacing = Pacing::new(target, BUDGET);
+    pacing.record(0, 100, Duration::from_secs(1));
+    pacing.record(16, 0, Duration::from_millis(decode_ms));
+    pacing
+}
+
 /// Steps until the next one that is to be decode-only.
 fn until_asked(pacing: &mut Pacing) -> usize {
     for count in 0..100 {
@@ -336,9 +344,7 @@ fn one_bad_step_moves_the_bound_by_no_more_than_a_half() {
     let mut pacing = settled();
     let before = pacing.max_prefill_tokens(16, 1);
     assert!((8..=16).contains(&before), "{before}");
-    let mut pacing = Pacing::new(Some(Duration::from_millis(600)), BUDGET);
-    pacing.record(0, 100, Duration::from_secs(1));
-    pacing.record(16, 0, Duration::from_millis(100));
+    let mut pacing = measured_once(Some(Duration::from_millis(600)), 100);
     assert_eq!(pacing.max_prefill_tokens(16, 1), 50);
     pacing.record(16, 50, Duration::from_secs(60));
     assert_eq!(pacing.max_prefill_tokens(16, 1), 28);

@@ -1,6 +1,6 @@
 //! How long steps may be while many wait for their first token, and after (`specs/03_BATCHED_SCHEDULER.md`, PAC-2).
 
-use super::{BUDGET, settled};
+use super::{measured_once, settled};
 use llorch_cpud::engine::pacing::Pacing;
 use std::time::Duration;
 
@@ -22,9 +22,7 @@ fn the_target_grows_where_many_await_a_token() {
     for (awaiting, times) in [(4, 6.0), (5, 11.0), (16, 11.0), (1000, 11.0)] {
         assert_grown(&mut settled(), awaiting, times);
     }
-    let mut given = Pacing::new(Some(Duration::from_millis(600)), BUDGET);
-    given.record(0, 100, Duration::from_secs(1));
-    given.record(16, 0, Duration::from_millis(100));
+    let mut given = measured_once(Some(Duration::from_millis(600)), 100);
     assert_eq!(given.max_prefill_tokens(16, 1000), 50);
 }
 
@@ -59,11 +57,8 @@ fn a_crowd_makes_no_step_longer_than_two_seconds() {
     covers!("PAC-2");
     // Prompt tokens of 10 ms each beside the decode-only step, to 2 s; where that is twice the step or less, to twice.
     for (decode_ms, tokens) in [(100, 110), (150, 165), (200, 180), (800, 120), (1500, 150)] {
-        let mut pacing = Pacing::new(None, BUDGET);
-        pacing.record(0, 100, Duration::from_secs(1));
-        pacing.record(16, 0, Duration::from_millis(decode_ms));
         // A part of a token is cut off.
-        let found = pacing.max_prefill_tokens(16, 1000);
+        let found = measured_once(None, decode_ms).max_prefill_tokens(16, 1000);
         assert!(found.abs_diff(tokens) <= 1, "beside steps of {decode_ms} ms: {found}, not {tokens}");
     }
 }
