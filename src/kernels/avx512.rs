@@ -21,11 +21,14 @@
 //! 3. The columns of a tile are interleaved word by word: one activation stream, constant offsets, no two columns that
 //!    fall into the same cache set.
 //! 4. While a segment computes from L1, the next one is prefetched into L2, a few lines every step. With several tiles
-//!    the segment is in L1 for all but the first, and each prefetches its share.
+//!    the segment is in L1 for all but the first, and each prefetches its share. A single tile has all of K as its
+//!    segment, and prefetches a line for each that it reads.
 //! 5. A BF16 pair is one 32-bit lane: even k is a shift left, odd k a mask.
 //! 6. Codes of less than a byte are taken apart in registers, group by group, when few tiles of columns read them; for
 //!    more tiles they were expanded once ([`super::panel::wants_expansion`]).
-//! 7. Super-blocks (`blocks_256`) add `float(dot) * scale` of each sub-block to sums of their own, and these to the
+//! 7. Codes that share bytes are used one after the other: the halves of a byte of Q4_0, two sub-blocks side by side
+//!    ([`add_pair`]). So a line is loaded once. A single column gains more from all loads of a sub-block at once.
+//! 8. Super-blocks (`blocks_256`) add `float(dot) * scale` of each sub-block to sums of their own, and these to the
 //!    running sums once in 256 k. All minimums of a super-block are one integer dot product of pairs (`vpdpwssd`).
 #![allow(unsafe_code)]
 
@@ -35,9 +38,9 @@ use super::codes::{BlockType, with_block_type};
 use super::line_ops::x86::Avx512;
 use super::panel::{
     Column, Form, Line, PAIRS_OF_16, PAIRS_OF_32, SCALE_256, STARTS_256, ScaleByte, Segment, WORDS_32, WORDS_256,
-    code_lines, d_line, minimum_line, offset, panel_lines, scale_byte, scale_lines, sub_len,
+    code_lines, d_line, is_packed, minimum_line, offset, panel_lines, scale_byte, scale_lines, sub_len,
 };
-use super::prefetch::Prefetch;
+use super::prefetch::{Prefetch, fetch_beyond};
 use super::{Isa, Path};
 use crate::quant::WeightType;
 
@@ -47,6 +50,12 @@ type Sums = [__m512; 2];
 const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
+
+/// Where a block kernel finds its codes: in the expanded lines, in the stored lines, or there, to be read as a
+/// [`Segment::streams`].
+const EXPANDED: u8 = 0;
+const STORED: u8 = 1;
+const STREAMED: u8 = 2;
 
 /// Evaluates `$call` with the constant `$C` equal to `$columns`, for the listed values.
 macro_rules! with_columns {
@@ -88,10 +97,12 @@ fn accumulate_256<T: BlockType>(segment: Segment<'_>, acc: &mut [Column]) {
     with_columns!(acc.len(), C in [1 2 3 4 5 6], {
         // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
         unsafe {
-            if segment.expanded.is_empty() {
-                blocks_256::<C, T, true>(segment, acc)
+            if segment.streams {
+                blocks_256::<C, T, STREAMED>(segment, acc)
+            } else if segment.expanded.is_empty() {
+                blocks_256::<C, T, STORED>(segment, acc)
             } else {
-                blocks_256::<C, T, false>(segment, acc)
+                blocks_256::<C, T, EXPANDED>(segment, acc)
             }
         }
     })
@@ -101,10 +112,12 @@ fn accumulate_32<T: BlockType>(segment: Segment<'_>, acc: &mut [Column]) {
     with_columns!(acc.len(), C in [1 2 3 4 5 6], {
         // SAFETY: only called by `accumulate`, which was shown an Isa of this path.
         unsafe {
-            if segment.expanded.is_empty() {
-                blocks_32::<C, T, true>(segment, acc)
+            if segment.streams {
+                blocks_32::<C, T, STREAMED>(segment, acc)
+            } else if segment.expanded.is_empty() {
+                blocks_32::<C, T, STORED>(segment, acc)
             } else {
-                blocks_32::<C, T, false>(segment, acc)
+                blocks_32::<C, T, EXPANDED>(segment, acc)
             }
         }
     })
@@ -188,23 +201,35 @@ fn widen<const TYPE: u8>(lines: &[Line], odd: usize) -> Sums {
     }
 }
 
-/// Types with blocks of 32. `DIRECT`: the codes come from the stored lines, not from expanded ones.
+/// Types with blocks of 32. `CODES`: [`EXPANDED`], [`STORED`] or [`STREAMED`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn blocks_32<const C: usize, T: BlockType, const DIRECT: bool>(segment: Segment<'_>, acc: &mut [Column]) {
-    let (ops, offset) = (Avx512::new(), const { offset(T::TYPE) });
+fn blocks_32<const C: usize, T: BlockType, const CODES: u8>(segment: Segment<'_>, acc: &mut [Column]) {
+    let (ops, offset, lines) = (Avx512::new(), const { offset(T::TYPE) }, const { panel_lines(T::TYPE, 32) });
     let mut sums = load_sums::<C>(acc);
-    let blocks = segment.weights.chunks_exact(const { panel_lines(T::TYPE, 32) });
-    let mut prefetch = Prefetch::new(segment.ahead, blocks.len());
+    let blocks = segment.weights.chunks_exact(lines);
+    let mut prefetch = Prefetch::new(if CODES == STREAMED { &[] } else { segment.ahead }, blocks.len());
     for (b, (block, x)) in blocks.zip(segment.columns.chunks_exact(WORDS_32 * C)).enumerate() {
         prefetch.step();
         let mut dots = [[_mm512_setzero_si512(); 2]; C];
         for c in 0..C {
             dots[c] = [start_32::<T>(x[8 * C + c]); 2];
         }
-        let codes: &[Line] = if DIRECT { &[] } else { &segment.expanded[16 * b..][..16] };
-        for g in 0..8 {
-            let w = if DIRECT { T::group(ops, block, g) } else { [load(&codes[2 * g]), load(&codes[2 * g + 1])] };
+        let codes: &[Line] = if CODES != EXPANDED { &[] } else { &segment.expanded[16 * b..][..16] };
+        for i in 0..8 {
+            // Packed codes: the halves of a byte one after the other, as long as it is in a register.
+            let g = if CODES != EXPANDED && const { is_packed(T::TYPE) } { i / 2 + i % 2 * 4 } else { i };
+            if CODES == STREAMED {
+                fetch_beyond(block, i * (lines / 8), lines / 8);
+            }
+            let w = if CODES != EXPANDED {
+                T::group(ops, block, g)
+            } else {
+                [load(&codes[2 * g]), load(&codes[2 * g + 1])]
+            };
             add_dots::<C>(&mut dots, w, &x[g * C..]);
+        }
+        if CODES == STREAMED {
+            fetch_beyond(block, lines / 8 * 8, lines % 8);
         }
         let scales = const { code_lines(T::TYPE) };
         let w_scale = widen_scales::<T>(&block[scales]);
@@ -267,19 +292,23 @@ fn widen_scales<T: BlockType>(line: &Line) -> Sums {
     halves.map(|half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half))))
 }
 
-/// Types with super-blocks of 256; `DIRECT` as in [`blocks_32`].
+/// Types with super-blocks of 256; `CODES` as in [`blocks_32`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn blocks_256<const C: usize, T: BlockType, const DIRECT: bool>(segment: Segment<'_>, acc: &mut [Column]) {
+fn blocks_256<const C: usize, T: BlockType, const CODES: u8>(segment: Segment<'_>, acc: &mut [Column]) {
     let subs = const { 256 / sub_len(T::TYPE) };
     let blocks = segment.weights.chunks_exact(const { panel_lines(T::TYPE, 256) });
-    let mut prefetch = Prefetch::new(segment.ahead, blocks.len() * subs / 2);
+    let mut prefetch = Prefetch::new(if CODES == STREAMED { &[] } else { segment.ahead }, blocks.len() * subs / 2);
     for (b, (block, x)) in blocks.zip(segment.columns.chunks_exact(WORDS_256 * C)).enumerate() {
-        let codes: &[Line] = if DIRECT { &[] } else { &segment.expanded[128 * b..][..128] };
+        let codes: &[Line] = if CODES != EXPANDED { &[] } else { &segment.expanded[128 * b..][..128] };
         let mut totals = [[_mm512_setzero_ps(); 2]; C];
         for pair in 0..subs / 2 {
             prefetch.step();
-            add_sub_block::<C, T, DIRECT, 0>(&mut totals, block, codes, x, pair);
-            add_sub_block::<C, T, DIRECT, 1>(&mut totals, block, codes, x, pair);
+            if CODES != EXPANDED && C > 1 {
+                add_pair::<C, T, CODES>(&mut totals, block, x, pair);
+            } else {
+                add_sub_block::<C, T, CODES, 0>(&mut totals, block, codes, x, pair);
+                add_sub_block::<C, T, CODES, 1>(&mut totals, block, codes, x, pair);
+            }
         }
         let (d, x_scales) = (widen_f16(&block[const { d_line(T::TYPE) }]), &x[SCALE_256 * C..]);
         let mut sums = load_sums::<C>(acc);
@@ -297,31 +326,97 @@ fn blocks_256<const C: usize, T: BlockType, const DIRECT: bool>(segment: Segment
     }
 }
 
+/// Adds both sub-blocks of a pair, side by side: in most types they share lines, and their sums do not wait for each
+/// other.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn add_pair<const C: usize, T: BlockType, const CODES: u8>(
+    totals: &mut [Sums; C],
+    block: &[Line],
+    x: &[u32],
+    pair: usize,
+) {
+    let (ops, groups) = (Avx512::new(), const { sub_len(T::TYPE) / 4 });
+    let mut dots = [[[_mm512_setzero_si512(); 2]; C]; 2];
+    for odd in 0..2 {
+        for c in 0..C {
+            dots[odd][c] = [start_256::<C, T>(&x[STARTS_256 * C + c..], 2 * pair + odd); 2];
+        }
+    }
+    for i in 0..groups {
+        fetch_for_groups::<T, CODES>(block, pair, 2 * i, 2);
+        for odd in 0..2 {
+            let g = (2 * pair + odd) * groups + i;
+            add_dots::<C>(&mut dots[odd], T::group(ops, block, g), &x[g * C..]);
+        }
+    }
+    fetch_rest::<T, CODES>(block, pair);
+    let line = &block[const { code_lines(T::TYPE) } + pair];
+    for odd in 0..2 {
+        add_scaled::<C>(totals, &dots[odd], sub_scales::<T>(line, odd));
+    }
+}
+
 /// Adds the even (0) or odd (1) sub-block of a pair. Known at compile time, `ODD` makes shifts constant or none.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn add_sub_block<const C: usize, T: BlockType, const DIRECT: bool, const ODD: usize>(
+fn add_sub_block<const C: usize, T: BlockType, const CODES: u8, const ODD: usize>(
     totals: &mut [Sums; C],
     block: &[Line],
     codes: &[Line],
     x: &[u32],
     pair: usize,
 ) {
-    let (ops, sub, j) = (Avx512::new(), const { sub_len(T::TYPE) }, 2 * pair + ODD);
+    let (ops, groups, j) = (Avx512::new(), const { sub_len(T::TYPE) / 4 }, 2 * pair + ODD);
     let mut dots = [[_mm512_setzero_si512(); 2]; C];
     for c in 0..C {
         dots[c] = [start_256::<C, T>(&x[STARTS_256 * C + c..], j); 2];
     }
-    for i in 0..sub / 4 {
-        let g = j * sub / 4 + i;
-        let w = if DIRECT { T::group(ops, block, g) } else { [load(&codes[2 * g]), load(&codes[2 * g + 1])] };
+    for i in 0..groups {
+        fetch_for_groups::<T, CODES>(block, pair, ODD * groups + i, 1);
+        let g = j * groups + i;
+        let w =
+            if CODES != EXPANDED { T::group(ops, block, g) } else { [load(&codes[2 * g]), load(&codes[2 * g + 1])] };
         add_dots::<C>(&mut dots, w, &x[g * C..]);
     }
-    let scales = sub_scales::<T>(&block[const { code_lines(T::TYPE) } + pair], ODD);
+    if ODD == 1 {
+        fetch_rest::<T, CODES>(block, pair);
+    }
+    add_scaled::<C>(totals, &dots, sub_scales::<T>(&block[const { code_lines(T::TYPE) } + pair], ODD));
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_scaled<const C: usize>(totals: &mut [Sums; C], dots: &[[__m512i; 2]; C], scales: Sums) {
     for c in 0..C {
         for half in 0..2 {
             totals[c][half] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[c][half]), scales[half], totals[c][half]);
         }
+    }
+}
+
+/// Lines of a super-block for each pair of sub-blocks, and for each group of these, rounded down.
+const fn lines_per_pair<T: BlockType>() -> (usize, usize) {
+    let pair = panel_lines(T::TYPE, 256) * 2 * sub_len(T::TYPE) / 256;
+    (pair, pair / (sub_len(T::TYPE) / 2))
+}
+
+/// Of a stream, fetches the lines ahead that belong to `count` groups from `first` of a pair.
+#[inline]
+fn fetch_for_groups<T: BlockType, const CODES: u8>(block: &[Line], pair: usize, first: usize, count: usize) {
+    if CODES == STREAMED {
+        let (per_pair, per_group) = const { lines_per_pair::<T>() };
+        fetch_beyond(block, pair * per_pair + first * per_group, count * per_group);
+    }
+}
+
+/// Of a stream, fetches the lines ahead of a pair that belong to no group, and one for what was rounded off.
+#[inline]
+fn fetch_rest<T: BlockType, const CODES: u8>(block: &[Line], pair: usize) {
+    if CODES == STREAMED {
+        let (per_pair, per_group) = const { lines_per_pair::<T>() };
+        let done = per_group * const { sub_len(T::TYPE) / 2 };
+        fetch_beyond(block, pair * per_pair + done, per_pair + 1 - done);
     }
 }
 

@@ -98,6 +98,22 @@ fn has_bf16() -> bool {
     false
 }
 
+/// Whether Intel made the CPU: its hardware prefetches less far ahead than others'. Asked for speed, never for results.
+#[cfg(target_arch = "x86_64")]
+fn is_intel() -> bool {
+    use std::sync::LazyLock;
+    static INTEL: LazyLock<bool> = LazyLock::new(|| {
+        let vendor = core::arch::x86_64::__cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+    });
+    *INTEL
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn is_intel() -> bool {
+    false
+}
+
 impl Path {
     const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512];
 

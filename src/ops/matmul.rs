@@ -26,8 +26,8 @@ use super::packed_matrix::PackedMatrix;
 use crate::kernels::Isa;
 use crate::kernels::codes::expand;
 use crate::kernels::panel::{
-    Column, EXPANDED_K, EXPANDED_LINES, Line, PANEL_ROWS, Segment, accumulate, expanded_lines, is_packed, panel_lines,
-    wants_expansion,
+    Column, EXPANDED_K, EXPANDED_LINES, Line, PANEL_ROWS, STREAM_DISTANCE, Segment, accumulate, expanded_lines,
+    panel_lines, prefetch_helps, streams, wants_expansion,
 };
 use crate::quant::WeightType;
 
@@ -175,23 +175,18 @@ fn multiply(
     sums: &mut [Column],
 ) {
     let (ty, k) = (weights.ty(), weights.k());
-    let (lines, following) = weights.panel(panel);
+    let lines = weights.panels_from(panel);
     let wants_expansion = wants_expansion(isa, ty, x.tiles());
-    let segment_k = segment_elements(ty, wants_expansion);
-    // Lines that are read one after the other, once, and with little arithmetic: the hardware prefetches them better.
-    let streams = !is_packed(ty) && x.rows() <= 2;
+    let streams = streams(isa, x.tiles());
+    let segment_k = if streams { k } else { segment_elements(ty, wants_expansion) };
+    let distance = if streams { STREAM_DISTANCE } else { panel_lines(ty, segment_k) };
+    let prefetch_helps = prefetch_helps(isa, ty, x.rows());
     sums.fill([0.0; PANEL_ROWS]);
     for start in (0..k).step_by(segment_k) {
         let end = (start + segment_k).min(k);
         let (begin, stop) = (panel_lines(ty, start), panel_lines(ty, end));
-        let next = if streams {
-            &[]
-        } else if stop < lines.len() {
-            &lines[stop..]
-        } else {
-            following
-        };
-        let mut ahead = next[..next.len().min(stop - begin)].chunks((stop - begin).div_ceil(tiles.len()));
+        let ahead = if prefetch_helps { lines.get(begin + distance..).unwrap_or_default() } else { &[] };
+        let mut ahead = ahead[..ahead.len().min(stop - begin)].chunks((stop - begin).div_ceil(tiles.len()));
         let weights = &lines[begin..stop];
         let expanded = if wants_expansion { &mut expanded[..expanded_lines(ty, end - start)] } else { &mut [] };
         if wants_expansion {
@@ -199,12 +194,13 @@ fn multiply(
         }
         let mut rest = &mut *sums;
         for tile in tiles.clone() {
-            let columns = x.tile_rows(tile).len();
-            let (tile_sums, others) = rest.split_at_mut(columns);
+            let rows = x.tile_rows(tile).len();
+            let (tile_sums, others) = rest.split_at_mut(rows);
             rest = others;
-            let words = x.form().column_words(start) * columns..x.form().column_words(end) * columns;
+            let words = x.form().column_words(start) * rows..x.form().column_words(end) * rows;
             let ahead = ahead.next().unwrap_or_default();
-            let segment = Segment { weights, expanded, columns: &x.tile_words(tile)[words], ahead };
+            let columns = &x.tile_words(tile)[words];
+            let segment = Segment { weights, expanded, columns, ahead, streams: streams && prefetch_helps };
             accumulate(isa, ty, end - start, segment, tile_sums);
         }
     }

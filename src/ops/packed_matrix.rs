@@ -92,10 +92,10 @@ impl PackedMatrix {
         self.panels.bytes().len()
     }
 
-    /// The lines of panel `panel` (rows `32 * panel ..`), and of all panels after it.
-    pub(super) fn panel(&self, panel: usize) -> (&[Line], &[Line]) {
+    /// The lines of panel `panel` (rows `32 * panel ..`) and of all panels after it.
+    pub(super) fn panels_from(&self, panel: usize) -> &[Line] {
         let lines: &[Line] = bytemuck::cast_slice(self.panels.bytes());
-        lines[panel * self.lines_per_panel..].split_at(self.lines_per_panel)
+        &lines[panel * self.lines_per_panel..]
     }
 
     /// Row `row` as f32 (`specs/numerics.md` MM-7): `out` is `[K]`.
@@ -105,7 +105,7 @@ impl PackedMatrix {
     pub fn dequantize_row(&self, isa: Isa, row: usize, out: &mut [f32]) {
         assert!(row < self.n, "row {row} of {}", self.n);
         assert_eq!(out.len(), self.k, "elements of a row");
-        let (lines, _) = self.panel(row / PANEL_ROWS);
+        let lines = &self.panels_from(row / PANEL_ROWS)[..self.lines_per_panel];
         let lane = row % PANEL_ROWS;
         match self.ty {
             WeightType::F32 => {

@@ -48,7 +48,8 @@ fn mm_2_avx_vnni_gives_the_bits_of_the_scalar_path() {
                 expanded.resize(expanded_lines(ty, k), Line([0; 64]));
                 expand(scalar, ty, k, &weights, &mut expanded);
             }
-            let segment = Segment { weights: &weights, expanded: &expanded, columns: &words, ahead: &[] };
+            let segment =
+                Segment { weights: &weights, expanded: &expanded, columns: &words, ahead: &[], streams: false };
             let mut expected: Vec<Column> = vec![[0.0; 32]; columns];
             accumulate(scalar, ty, k, segment, &mut expected);
             for segment in [segment, Segment { expanded: &[], ..segment }] {
