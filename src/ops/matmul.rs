@@ -9,7 +9,8 @@
 //!           accumulate                                             +-----+-----+-- - -
 //!       store, add to the residual, or gate                        several matrices with one input: one run
 //! ```
-//! Weights come from memory once, whatever M; from L2 once for every 144 rows; from L1 once for every tile.
+//! Weights come from memory once, whatever M; from L2 once for every 144 rows; from L1 once for every tile. A single
+//! tile of AVX-512 has all of K as one segment, since it reads each line once ([`streams`]).
 //! The rows are innermost and K is never split, so an output's arithmetic does not depend on M or on the workers.
 
 #[cfg(test)]
@@ -206,8 +207,8 @@ fn multiply(
     }
 }
 
-/// Elements of K computed at a time: 8 to 16 KB of weights, so that the segment, the running sums of a tile and its
-/// activations fit L1 together. A multiple of every block.
+/// Elements of K computed at a time where it is no stream: 8 to 16 KB of weights, so that the segment, the running
+/// sums of a tile and its activations fit L1 together. A multiple of every block.
 const fn segment_elements(ty: WeightType, expanded: bool) -> usize {
     match ty {
         WeightType::F32 => 128,
