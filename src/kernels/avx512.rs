@@ -51,8 +51,8 @@ const F32: u8 = 0;
 const F16: u8 = 1;
 const BF16: u8 = 2;
 
-/// Where a block kernel finds its codes: in the expanded lines, in the stored lines, or there, to be read as a
-/// [`Segment::streams`].
+/// Where a block kernel finds its codes: in the expanded lines, in the stored lines, or there and as a stream
+/// ([`Segment::streams`]).
 const EXPANDED: u8 = 0;
 const STORED: u8 = 1;
 const STREAMED: u8 = 2;

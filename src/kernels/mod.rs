@@ -98,7 +98,8 @@ fn has_bf16() -> bool {
     false
 }
 
-/// Whether Intel made the CPU: its hardware prefetches less far ahead than others'. Asked for speed, never for results.
+/// Whether Intel made the CPU: what was measured there differs ([`panel::prefetch_helps`]). Asked for speed, never for
+/// results.
 #[cfg(target_arch = "x86_64")]
 fn is_intel() -> bool {
     use std::sync::LazyLock;

@@ -86,8 +86,8 @@ pub struct Segment<'a> {
     pub columns: &'a [u32],
     /// Lines as stored that are needed soon: to be prefetched while this segment computes.
     pub ahead: &'a [Line],
-    /// With each line of `weights` the one [`STREAM_DISTANCE`] behind it is to be prefetched. The kernels that do not
-    /// know streams fetch `ahead`.
+    /// With each line of `weights` the one [`STREAM_DISTANCE`] behind it is to be prefetched. Only the block kernels of
+    /// AVX-512 do that, in place of `ahead`; the others fetch `ahead`, which is as far away.
     pub streams: bool,
 }
 
