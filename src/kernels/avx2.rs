@@ -11,7 +11,7 @@
 //!   float:      for k:     acc[c][v] += w[v] * broadcast(x[k][c])
 //!
 //! panel rows   0      8      16     24     32
-//!              |  v0  |  v1  |  v0  |  v1  |      two strips; float with up to 3 columns: one of 4 vectors
+//!              |  v0  |  v1  |  v0  |  v1  |      two strips; float with up to 2 columns: one of 4 vectors
 //! ```
 //!
 //! 1. Two vectors a column: a broadcast of activations feeds two products. Twelve running sums beside two vectors of
@@ -19,9 +19,10 @@
 //!    when its second strip or half starts.
 //! 2. Codes come straight from the stored lines when a single tile reads them, as in AVX-512: nothing is written and
 //!    read again, and each strip takes apart its own lines.
-//! 3. The strip is a number of lines to skip, not a constant: the code is the same for both. With one or two columns
-//!    both strips of a block are taken in one pass, so that memory is read line by line.
-//! 4. Prefetch and interleaved columns as in AVX-512.
+//! 3. The strip of a block kernel is a number of lines to skip, not a constant: the code is the same for both. With one
+//!    or two columns both strips of a block are taken in one pass, so that memory is read line by line.
+//! 4. Prefetch and interleaved columns as in AVX-512, but in a burst for each strip of a block: line by line costs the
+//!    packed types more than it brings.
 #![allow(unsafe_code)]
 
 mod dots;
@@ -237,10 +238,10 @@ fn blocks_32<P: Product, T: BlockType, const C: usize, const S: usize, const DIR
         sums[i] = load_sums(2 * (strip + i), acc);
     }
     let blocks = segment.weights.chunks_exact(const { panel_lines(T::TYPE, 32) });
-    let mut prefetch = Prefetch::new(segment.ahead, blocks.len());
+    let mut prefetch = Prefetch::new(segment.ahead, S * blocks.len());
     for (b, (block, x)) in blocks.zip(segment.columns.chunks_exact(WORDS_32 * C)).enumerate() {
-        prefetch.step();
         for i in 0..S {
+            prefetch.step();
             let (strip, sums) = (if S == 2 { i } else { strip }, &mut sums[i]);
             let mut dots = [[_mm256_setzero_si256(); 2]; C];
             for c in 0..C {

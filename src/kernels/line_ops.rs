@@ -1,4 +1,4 @@
-//! Sixty-four bytes at a time on every instruction-set path, for [`super::expand`].
+//! Sixty-four bytes at a time on every instruction-set path, for [`super::codes`].
 //!
 //! Plain loops over bytes would do, but the compiler turns nested ones into gathers and scatters.
 #![allow(unsafe_code)]

@@ -14,7 +14,7 @@ const EXP_INFINITE_ABOVE: f32 = 89.0;
 /// Adding it rounds to an integer (ties to even) that sits in the low mantissa bits: 1.5 * 2^23.
 const ROUND: f32 = 12_582_912.0;
 
-/// ln 2 = HI + LO; HI has 10 significant bits, so that its product with an 8-bit integer is exact.
+/// ln 2 = HI + LO; HI has 9 significant bits, so that its product with an 8-bit integer is exact.
 const LN_2_HI: f32 = 0.693_359_4;
 const LN_2_LO: f32 = -0.000_212_194_44;
 

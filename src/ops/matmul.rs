@@ -49,7 +49,7 @@ thread_local! {
 }
 
 /// `out[m][n] = sum over k of weights[n][k] * x[m][k]`: `x` is `[M, K]`, `out` is `[M, N]`. `specs/numerics.md` MM-1 to
-/// MM-10.
+/// MM-6 and MM-8 to MM-11.
 ///
 /// # Panics
 /// If `x` was prepared for another K or another kind of type than `weights` has, or `out` is not `M * N` long.
@@ -181,7 +181,7 @@ fn multiply(
     let streams = streams(isa, x.tiles());
     let segment_k = if streams { k } else { segment_elements(ty, wants_expansion) };
     let distance = if streams { STREAM_DISTANCE } else { panel_lines(ty, segment_k) };
-    let prefetch_helps = prefetch_helps(isa, ty, x.rows());
+    let prefetch_helps = prefetch_helps(ty, x.rows());
     sums.fill([0.0; PANEL_ROWS]);
     for start in (0..k).step_by(segment_k) {
         let end = (start + segment_k).min(k);
