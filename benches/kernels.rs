@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use llorch_cpud::kernels::Isa;
+use llorch_cpud::kernels::lanes::LANES;
 use llorch_cpud::kernels::panel::Form;
 use llorch_cpud::kernels::peak::{self, Unit};
 use llorch_cpud::ops::Ctx;
@@ -27,8 +28,10 @@ use llorch_cpud::quant::WeightType;
 
 /// Elements of a row: the widths of a 1.1B model.
 const SHAPES: [(usize, usize); 2] = [(5632, 2048), (2048, 5632)];
-/// More than the last-level cache of common machines.
-const WORKING_SET: usize = 160 << 20;
+/// More than the last-level cache of today's server parts, of which some have half a gigabyte.
+const WORKING_SET: usize = 1 << 30;
+/// Vectors that a thread reads in a row when the bandwidth is measured: 256 KB.
+const READ_CHUNK: usize = 4096;
 
 fn setting<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -85,7 +88,7 @@ struct Ceilings {
 }
 
 impl Ceilings {
-    fn measure(ctx: &Ctx<'_>, ty: WeightType, memory: &mut [u64]) -> Self {
+    fn measure(ctx: &Ctx<'_>, ty: WeightType, memory: &mut [[f32; LANES]]) -> Self {
         let unit = match Form::of(ctx.isa, ty) {
             Form::Float => Unit::F32,
             Form::Pairs => Unit::Bf16,
@@ -101,13 +104,8 @@ impl Ceilings {
             done.into_inner() as f64
         });
         let bytes = best_rate(|| {
-            ctx.pool.run_chunks(memory, 1 << 15, |_, chunk| {
-                // Enough sums for many loads in flight.
-                let mut sums = [0u64; 32];
-                for words in chunk.as_chunks::<32>().0 {
-                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(*word));
-                }
-                black_box(sums);
+            ctx.pool.run_chunks(memory, READ_CHUNK, |_, chunk| {
+                black_box(peak::read(ctx.isa, chunk));
             });
             size_of_val(memory) as f64
         });
@@ -130,7 +128,7 @@ fn bench_matmul(c: &mut Criterion) {
     let pool = Pool::new(setting("LLORCH_BENCH_THREADS", 2)).expect("a pool");
     let _awake = pool.begin_step();
     let ctx = Ctx { pool: &pool, isa };
-    let mut memory = vec![1u64; WORKING_SET / 8];
+    let mut memory = vec![[1.0; LANES]; WORKING_SET / size_of::<[f32; LANES]>()];
     for ty in WeightType::ALL {
         for (n, k) in SHAPES {
             let raw = tensor(ty, n, k);
@@ -152,7 +150,7 @@ fn bench_rows(
     ctx: &Ctx<'_>,
     m: usize,
     matrices: &[PackedMatrix],
-    memory: &mut [u64],
+    memory: &mut [[f32; LANES]],
 ) {
     let (n, k, ty) = (matrices[0].n(), matrices[0].k(), matrices[0].ty());
     let x: Vec<f32> = (0..m * k).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();

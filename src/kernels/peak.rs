@@ -6,13 +6,49 @@
 //! for round:  16 times (AVX2: 12 times):  acc[i] += a * b        acc, a, b in registers
 //! ```
 //!
-//! 1. Assembly, so that the compiler neither removes nor reorders anything.
+//! [`read`] is the other ceiling: a loop of nothing but loads, and the additions that use them.
+//!
+//! 1. The arithmetic is assembly, so that the compiler neither removes nor reorders anything.
 //! 2. Registers start as they are: no instruction here is slower for any value but subnormal numbers, and the
 //!    multipliers are zeroed.
 #![allow(unsafe_code)]
 #![cfg_attr(not(target_arch = "x86_64"), expect(unused, reason = "no other architecture's units are known"))]
 
+use super::lanes::{self, LANES, LaneOp, Lanes};
 use super::{Isa, Path};
+
+/// Independent sums of [`read`]: no load waits for the addition of the one before.
+const CHAINS: usize = 8;
+
+/// Reads `memory` once, with the widest loads of the path, and returns the sum of what it read.
+pub fn read(isa: Isa, memory: &[[f32; LANES]]) -> f32 {
+    lanes::run(isa, Read(memory))
+}
+
+struct Read<'a>(&'a [[f32; LANES]]);
+
+impl LaneOp for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> f32 {
+        let (rounds, rest) = self.0.as_chunks::<CHAINS>();
+        let mut sums = [l.splat(0.0); CHAINS];
+        for round in rounds {
+            for i in 0..CHAINS {
+                sums[i] = l.add(sums[i], l.load(&round[i]));
+            }
+        }
+        let mut total = l.splat(0.0);
+        for sum in sums {
+            total = l.add(total, sum);
+        }
+        for vector in rest {
+            total = l.add(total, l.load(vector));
+        }
+        l.sum(total)
+    }
+}
 
 /// A kind of multiply-add, the way the matmul kernels of a path use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
