@@ -29,8 +29,8 @@
 //! (F16)          2 lines   for each k: [32 rows] f32
 //! ```
 //!
-//! Activations come in *tiles* of up to [`Form::tile_columns`] rows of `x`, which are columns here, interleaved so that a
-//! kernel reads one stream. `C` is the number of columns of the tile:
+//! Activations come in *tiles* of up to [`Form::tile_columns`] rows of `x`, which are columns here, interleaved so
+//! that a kernel reads one stream. `C` is the number of columns of the tile:
 //!
 //! ```text
 //! Float     for each k        C words   [C] f32
