@@ -14,6 +14,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use llorch_cpud::kernels::Isa;
 use llorch_cpud::kernels::lanes::{self, LANES, LaneOp, Lanes};
+use llorch_cpud::kernels::peak;
 use llorch_cpud::kv_cache::{KvCache, KvShape, KvType, LayerKv};
 use llorch_cpud::ops::Ctx;
 use llorch_cpud::ops::attention::{AttentionSpec, paged_attention, write_kv};
@@ -198,12 +199,7 @@ fn bench_ceilings(c: &mut Criterion, ctx: &Ctx<'_>) {
         b.iter(|| {
             const PART: usize = 1 << 16;
             ctx.pool.run(data.len() / PART, &|i| {
-                // Sixteen sums: enough loads in flight.
-                let mut sums = [0u32; 16];
-                for words in data[i * PART..(i + 1) * PART].chunks_exact(16) {
-                    sums.iter_mut().zip(words).for_each(|(sum, word)| *sum = sum.wrapping_add(word.to_bits()));
-                }
-                black_box(sums);
+                black_box(peak::read(ctx.isa, data[i * PART..(i + 1) * PART].as_chunks().0));
             });
         });
     });
