@@ -18,7 +18,8 @@ const ROUND: f32 = 12_582_912.0;
 const LN_2_HI: f32 = 0.693_359_4;
 const LN_2_LO: f32 = -0.000_212_194_44;
 
-/// `(e^r - 1 - r) / r^2` for |r| <= ln 2 / 2, lowest power first: interpolated at the Chebyshev nodes of the interval.
+/// `(e^r - 1 - r) / r^2` for |r| <= ln 2 / 2, lowest power first: interpolated at the Chebyshev nodes of that interval
+/// and a little more, as `r` is rounded.
 const POLYNOMIAL: [f32; 5] = [0.5, 0.166_665_76, 0.041_666_556, 0.008_363_203, 0.001_392_621_3];
 
 /// `e^x` in every lane: relative error at most 1.2e-7 where the result is not 0; 0 below [`EXP_ZERO_BELOW`], infinity

@@ -1,5 +1,7 @@
 //! What the tests of several ops share.
 
+pub mod definitions;
+
 use super::Ctx;
 use super::pool::Pool;
 use crate::kernels::Isa;

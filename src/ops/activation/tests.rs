@@ -1,5 +1,5 @@
 use super::*;
-use crate::ops::tests::{TestRng, bits, for_each_ctx};
+use crate::ops::tests::{TestRng, bits, definitions, for_each_ctx};
 
 const ULP: f64 = f32::EPSILON as f64;
 
@@ -59,15 +59,35 @@ fn act_2_gelu_matches_the_definition_and_every_context_gives_the_same_bits() {
 }
 
 #[test]
+fn act_1_act_2_exp_2_the_bits_are_those_of_the_definition() {
+    covers!("ACT-1", "ACT-2", "EXP-2");
+    let mut rng = TestRng::new(34);
+    // 0.1 * 2^i reaches from where the exponential is nearly 1 to where it is 0 or infinite.
+    let x: Vec<f32> = (-10..=10).flat_map(|i| rng.floats(201, 0.1 * 2f32.powi(i))).collect();
+    let y = rng.floats(x.len(), 3.0);
+    for (act, definition) in
+        [(Activation::Silu, definitions::silu as fn(f32) -> f32), (Activation::GeluTanh, definitions::gelu)]
+    {
+        let expected: Vec<f32> = x.iter().map(|x| definition(*x)).collect();
+        assert_eq!(bits(&run(&x, |ctx, x| apply(ctx, act, x))), bits(&expected), "{act:?}");
+        let expected: Vec<f32> = expected.iter().zip(&y).map(|(x, y)| x * y).collect();
+        assert_eq!(bits(&run(&x, |ctx, x| gate_mul(ctx, act, x, &y))), bits(&expected), "{act:?}");
+    }
+    let expected: Vec<f32> = x.iter().map(|x| definitions::soft_cap(*x, 30.0)).collect();
+    assert_eq!(bits(&run(&x, |ctx, x| soft_cap(ctx, x, 30.0))), bits(&expected));
+}
+
+#[test]
 fn activations_of_large_numbers() {
     covers!("ACT-1", "ACT-2");
     for act in [Activation::Silu, Activation::GeluTanh] {
         for_each_ctx(|ctx| {
-            let mut gate = [-1e30, -1000.0, -0.0, 1000.0, 1e30, f32::NAN, f32::INFINITY];
-            gate_mul(ctx, act, &mut gate, &[1.0; 7]);
+            let mut gate = [-1e30, -1000.0, -0.0, 1000.0, 1e30, f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+            gate_mul(ctx, act, &mut gate, &[1.0; 8]);
             assert_eq!(gate[..5], [0.0, 0.0, 0.0, 1000.0, 1e30]);
             assert!(gate[5].is_nan());
             assert_eq!(gate[6], f32::INFINITY);
+            assert!(gate[7].is_nan());
         });
     }
 }

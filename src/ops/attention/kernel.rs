@@ -227,6 +227,13 @@ fn keep<L: Lanes>(l: L, visible: &Range<usize>, (low, high): (L::V, L::V), other
     (low, l.if_before(start, other, l.if_before(end, high, other)))
 }
 
+/// What is subtracted from scores whose greatest is `max`: 0 while there is none above -inf, which weighs nothing
+/// (ATT-4) and whose difference to itself would be NaN.
+#[inline(always)]
+fn subtrahend(max: f32) -> f32 {
+    if max == f32::NEG_INFINITY { 0.0 } else { max }
+}
+
 /// Brings the query's sums to the new maximum and replaces the `visible` (some) scores by `e^(score - max)`.
 #[inline(always)]
 fn soften<L: Lanes>(
@@ -239,7 +246,7 @@ fn soften<L: Lanes>(
 ) {
     let (stored, _) = scores.as_chunks_mut::<LANES>();
     let max = if greatest > state.max { greatest } else { state.max };
-    let shift = l.splat(max);
+    let shift = l.splat(subtrahend(max));
     let mut low = exp(l, l.sub(l.load(&stored[0]), shift));
     let mut high = exp(l, l.sub(l.load(&stored[1]), shift));
     if visible.len() < TILE {
@@ -331,8 +338,8 @@ fn weigh_vectors<L: Lanes, E: Element, const Q: usize, const N: usize>(
 #[inline(always)]
 pub(super) fn merge<L: Lanes>(l: L, state: &mut QueryState, chunk: &mut [f32], total: &mut [f32]) {
     let max = if state.max > state.total_max { state.max } else { state.total_max };
-    let old = exp(l, l.splat(state.total_max - max));
-    let new = exp(l, l.splat(state.max - max));
+    let old = exp(l, l.splat(state.total_max - subtrahend(max)));
+    let new = exp(l, l.splat(state.max - subtrahend(max)));
     let (chunks, _) = chunk.as_chunks_mut::<LANES>();
     let (totals, _) = total.as_chunks_mut::<LANES>();
     for (total, chunk) in totals.iter_mut().zip(chunks) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::ops::tests::{TestRng, bits, for_each_ctx};
+use crate::ops::tests::{TestRng, bits, definitions, for_each_ctx};
 
 const SHAPES: [(usize, usize); 7] = [(0, 3), (1, 1), (3, 7), (2, 16), (5, 33), (3, 2048), (40, 1000)];
 
@@ -88,10 +88,7 @@ fn norm_2_rows_match_the_definition_and_every_context_gives_the_same_bits() {
 fn sum_of_lanes(width: usize, term: impl Fn(usize, f32) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
     (0..width).for_each(|i| lanes[i % 16] = term(i, lanes[i % 16]));
-    for half in [8, 4, 2, 1] {
-        (0..half).for_each(|i| lanes[i] += lanes[i + half]);
-    }
-    lanes[0]
+    definitions::sum_of_lanes(lanes)
 }
 
 #[test]

@@ -75,6 +75,40 @@ fn rope_1_rotation_matches_the_formula_and_every_context_gives_the_same_bits() {
 }
 
 #[test]
+fn rope_1_the_bits_are_those_of_the_definition() {
+    covers!("ROPE-1");
+    let mut rng = TestRng::new(35);
+    let (heads, head_dim, rot) = (3, 90, 70);
+    let positions = [0u32, 1, 77, 4095, 131_071];
+    let factors: Vec<f32> = (0..rot / 2).map(|_| 1.0 + rng.float(0.5).abs()).collect();
+    let table = RopeTable::new(rot, 10_000.0, &RopeScaling::FreqFactors(factors.clone())).unwrap().with_magnitude(1.25);
+    let mut cos_sin = Vec::new();
+    table.fill(&positions, &mut cos_sin);
+    let x = rng.floats(positions.len() * heads * head_dim, 2.0);
+    for pairing in [Pairing::Adjacent, Pairing::Halves] {
+        let mut expected = x.clone();
+        for (head, dims) in expected.chunks_exact_mut(head_dim).enumerate() {
+            for i in 0..rot / 2 {
+                let w = 10_000f64.powf(-2.0 * i as f64 / rot as f64) / f64::from(factors[i]);
+                let angle = f64::from(positions[head / heads]) * w;
+                let (c, s) = ((angle.cos() * 1.25) as f32, (angle.sin() * 1.25) as f32);
+                let (first, second) = match pairing {
+                    Pairing::Adjacent => (2 * i, 2 * i + 1),
+                    Pairing::Halves => (i, i + rot / 2),
+                };
+                let (a, b) = (dims[first], dims[second]);
+                (dims[first], dims[second]) = (a * c - b * s, a * s + b * c);
+            }
+        }
+        for_each_ctx(|ctx| {
+            let mut out = x.clone();
+            rotate(ctx, &mut out, heads, head_dim, rot, pairing, &cos_sin);
+            assert_eq!(bits(&out), bits(&expected), "{pairing:?} {:?}", ctx.isa);
+        });
+    }
+}
+
+#[test]
 fn rope_1_the_pairings_rotate_alike() {
     covers!("ROPE-1");
     let mut rng = TestRng::new(21);

@@ -1,11 +1,10 @@
 //! `specs/numerics.md` word for word: what is stored, what attention gives, in f32 and in f64.
 
 use super::{Heads, Sequence};
-use crate::kernels::lanes::{self, LANES, LaneOp, Lanes};
-use crate::kernels::{Isa, Path};
 use crate::kv_cache::KvType;
 use crate::ops::attention::AttentionSpec;
 use crate::ops::attention::tile::TILE;
+use crate::ops::tests::definitions::{exp, soft_cap, sum_of_lanes};
 use half::{bf16, f16};
 
 /// KV-1 and KV-2: a head's K or V as attention reads it.
@@ -75,56 +74,18 @@ pub(super) fn reference(sequence: &Sequence, heads: Heads, kv_type: KvType, spec
     all
 }
 
-/// EXP-1, in plain Rust.
-struct Exp(f32);
-
-impl LaneOp for Exp {
-    type Output = f32;
-
-    fn run<L: Lanes>(self, l: L) -> f32 {
-        let mut out = [0.0; LANES];
-        l.store(crate::ops::exp::exp(l, l.splat(self.0)), &mut out);
-        out[0]
-    }
-}
-
-fn exp(x: f32) -> f32 {
-    lanes::run(Isa::require(Path::Scalar).unwrap(), Exp(x))
-}
-
-/// The tree of "Sums over lanes".
-fn sum_of_lanes(mut l: [f32; 16]) -> f32 {
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            l[i] += l[i + half];
-        }
-    }
-    l[0]
-}
-
-/// EXP-2, in plain Rust.
-struct SoftCap(f32, f32);
-
-impl LaneOp for SoftCap {
-    type Output = f32;
-
-    fn run<L: Lanes>(self, l: L) -> f32 {
-        let mut out = [0.0; LANES];
-        l.store(crate::ops::tanh::soft_cap(l, l.splat(self.0), self.1), &mut out);
-        out[0]
-    }
-}
-
 /// The scores of ATT-1 and ATT-5 of a query at position P, `k` being those of its KV head at 0 ..= P: -inf where it
 /// does not see the position.
 pub(in crate::ops::attention) fn scores(q: &[f32], k: &[&[f32]], spec: &AttentionSpec) -> Vec<f32> {
     let score = |k: &[f32]| q.iter().zip(k).fold(0f32, |acc, (q, k)| q.mul_add(*k, acc)) * spec.scale;
-    let capped = |z: f32| match spec.soft_cap {
-        Some(cap) => lanes::run(Isa::require(Path::Scalar).unwrap(), SoftCap(z, cap)),
-        None => z,
-    };
+    let capped = |z: f32| spec.soft_cap.map_or(z, |cap| soft_cap(z, cap));
     let seen = |t: usize| spec.window.is_none_or(|window| k.len() - t <= window as usize);
     k.iter().enumerate().map(|(t, k)| if seen(t) { capped(score(k)) } else { f32::NEG_INFINITY }).collect()
+}
+
+/// `x - n`, where n may be the greatest of no score above -inf.
+fn less(x: f32, n: f32) -> f32 {
+    if n == f32::NEG_INFINITY { x } else { x - n }
 }
 
 /// ATT-1 and ATT-5, word for word, for one query `q` at position `P`; `k` and `v` are those of its KV head at 0 ..= P.
@@ -138,9 +99,9 @@ pub(super) fn att_1(q: &[f32], k: &[&[f32]], v: &[&[f32]], spec: &AttentionSpec)
         for tile in chunk.chunk_by(|(a, ..), (b, ..)| a / 32 == b / 32) {
             let n = tile.iter().fold(m, |n, (_, z, _)| n.max(*z));
             let mut p = [0f32; 32];
-            tile.iter().for_each(|(t, z, _)| p[t % 32] = exp(z - n));
+            tile.iter().for_each(|(t, z, _)| p[t % 32] = exp(less(*z, n)));
             if n > m {
-                let c = exp(m - n);
+                let c = exp(less(m, n));
                 o.iter_mut().chain(&mut l).for_each(|x| *x *= c);
             }
             (0..16).for_each(|i| l[i] += p[i] + p[i + 16]);
@@ -150,7 +111,7 @@ pub(super) fn att_1(q: &[f32], k: &[&[f32]], v: &[&[f32]], spec: &AttentionSpec)
             m = n;
         }
         let n = total_m.max(m);
-        let (a, b) = (exp(total_m - n), exp(m - n));
+        let (a, b) = (exp(less(total_m, n)), exp(less(m, n)));
         total_o.iter_mut().zip(&o).for_each(|(total, o)| *total = total.mul_add(a, o * b));
         total_l = total_l.mul_add(a, sum_of_lanes(l) * b);
         total_m = n;
