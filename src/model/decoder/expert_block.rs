@@ -1,4 +1,5 @@
-//! The feed-forward sublayer of a mixture: each row goes through the experts that its router prefers.
+//! The feed-forward sublayer of a mixture: each row goes through the experts that its router prefers. MOE-1 and MOE-2
+//! of `specs/numerics.md`.
 //!
 //! ```text
 //! shares = softmax(Wrouter h)                   over all experts, of which the best `used` stay,
@@ -17,6 +18,10 @@ use crate::model::workspace::Workspace;
 use crate::ops::matmul::matmul;
 use crate::ops::norm;
 use crate::ops::packed_matrix::PackedMatrix;
+use crate::sampling::math::exp;
+
+#[cfg(test)]
+mod tests;
 
 /// The least sum that shares are divided by, as llama.cpp has it: the smallest normal f16.
 const LEAST_SUM: f32 = 6.103_515_6e-5;
@@ -96,7 +101,7 @@ fn keep_best(row: &mut [f32], used: usize) {
     let max = row.iter().fold(f32::NEG_INFINITY, |max, logit| max.max(*logit));
     let mut sum = 0.0f64;
     for logit in row.iter_mut() {
-        let weight = f64::from(*logit - max).exp();
+        let weight = exp(f64::from(*logit) - f64::from(max));
         sum += weight;
         *logit = weight as f32;
     }
@@ -120,35 +125,4 @@ fn keep_best(row: &mut [f32], used: usize) {
     }
     let divisor = kept.max(LEAST_SUM);
     row.iter_mut().for_each(|share| *share = if share.is_sign_negative() { -*share / divisor } else { 0.0 });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_best_experts_share_the_row() {
-        // Odds 1 : 2 : 4 : 1, of which 2 and 4 stay.
-        let mut row = [1f32.ln(), 2f32.ln(), 4f32.ln(), 1f32.ln()];
-        keep_best(&mut row, 2);
-        for (share, expected) in row.iter().zip([0.0, 1.0 / 3.0, 2.0 / 3.0, 0.0]) {
-            assert!((share - expected).abs() < 1e-6, "{row:?}");
-        }
-    }
-
-    #[test]
-    fn the_first_of_equal_experts_stay() {
-        let mut row = [0.5, 0.5, 0.5];
-        keep_best(&mut row, 2);
-        assert_eq!(row, [0.5, 0.5, 0.0]);
-    }
-
-    #[test]
-    fn logits_that_are_not_finite_give_nan() {
-        for bad in [f32::NAN, f32::INFINITY] {
-            let mut row = [bad, 0.0];
-            keep_best(&mut row, 1);
-            assert!(row.iter().all(|share| share.is_nan()), "{row:?}");
-        }
-    }
 }
