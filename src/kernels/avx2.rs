@@ -64,28 +64,33 @@ macro_rules! with_columns {
 /// See [`super::panel::accumulate`], which checked the lengths.
 pub fn accumulate(isa: Isa, ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
     match isa.path() {
-        Path::Avx2 => accumulate_with(Maddubs, ty, segment, acc),
-        // SAFETY: holding an Isa of this path proves that the CPU has the instruction.
-        Path::AvxVnni => accumulate_with(unsafe { AvxVnni::new() }, ty, segment, acc),
+        // SAFETY: holding an Isa of this path proves that the CPU has the instructions.
+        Path::Avx2 => unsafe { accumulate_with(Maddubs, ty, segment, acc) },
+        // SAFETY: as above.
+        Path::AvxVnni => unsafe { accumulate_with(AvxVnni::new(), ty, segment, acc) },
         path => unreachable!("{path:?} has its own kernels"),
     }
 }
 
-/// Only to be called where the CPU has AVX2, FMA and F16C.
-fn accumulate_with<P: Product>(product: P, ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
-    match ty {
-        WeightType::F32 => accumulate_float::<F32>(segment, acc),
-        WeightType::F16 => accumulate_float::<F16>(segment, acc),
-        WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
-        ty if ty.block_len() == 32 => with_block_type!(ty, T of 32, accumulate_32::<P, T>(product, segment, acc)),
-        ty => with_block_type!(ty, T of 256, accumulate_256::<P, T>(product, segment, acc)),
+/// # Safety
+/// The CPU must have AVX2, FMA and F16C. So for the functions that this one calls.
+unsafe fn accumulate_with<P: Product>(product: P, ty: WeightType, segment: Segment<'_>, acc: &mut [Column]) {
+    // SAFETY: the caller promises it.
+    unsafe {
+        match ty {
+            WeightType::F32 => accumulate_float::<F32>(segment, acc),
+            WeightType::F16 => accumulate_float::<F16>(segment, acc),
+            WeightType::BF16 => accumulate_float::<BF16>(segment, acc),
+            ty if ty.block_len() == 32 => with_block_type!(ty, T of 32, accumulate_32::<P, T>(product, segment, acc)),
+            ty => with_block_type!(ty, T of 256, accumulate_256::<P, T>(product, segment, acc)),
+        }
     }
 }
 
-fn accumulate_256<P: Product, T: BlockType>(product: P, segment: Segment<'_>, acc: &mut [Column]) {
+unsafe fn accumulate_256<P: Product, T: BlockType>(product: P, segment: Segment<'_>, acc: &mut [Column]) {
     with_columns!(acc.len(), (C, S) in [1 2, 2 2, 3 1, 4 1, 5 1, 6 1], {
         for (segment, strip) in passes(2 / S, segment) {
-            // SAFETY: only called by `accumulate_with`.
+            // SAFETY: the caller promises what `accumulate_with` asks for.
             unsafe {
                 if segment.expanded.is_empty() {
                     blocks_256::<P, T, C, S, true>(product, segment, strip, acc)
@@ -97,10 +102,10 @@ fn accumulate_256<P: Product, T: BlockType>(product: P, segment: Segment<'_>, ac
     })
 }
 
-fn accumulate_32<P: Product, T: BlockType>(product: P, segment: Segment<'_>, acc: &mut [Column]) {
+unsafe fn accumulate_32<P: Product, T: BlockType>(product: P, segment: Segment<'_>, acc: &mut [Column]) {
     with_columns!(acc.len(), (C, S) in [1 2, 2 2, 3 1, 4 1, 5 1, 6 1], {
         for (segment, strip) in passes(2 / S, segment) {
-            // SAFETY: only called by `accumulate_with`.
+            // SAFETY: the caller promises what `accumulate_with` asks for.
             unsafe {
                 if segment.expanded.is_empty() {
                     blocks_32::<P, T, C, S, true>(product, segment, strip, acc)
@@ -113,7 +118,7 @@ fn accumulate_32<P: Product, T: BlockType>(product: P, segment: Segment<'_>, acc
 }
 
 /// Tiles of up to 6 columns at once, larger ones in halves: `float` takes some of the columns of a tile.
-fn accumulate_float<const TYPE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
+unsafe fn accumulate_float<const TYPE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
     let columns = acc.len();
     let parts = if columns <= 6 { 1 } else { 2 };
     for (segment, part) in passes(parts, segment) {
@@ -121,7 +126,7 @@ fn accumulate_float<const TYPE: u8>(segment: Segment<'_>, acc: &mut [Column]) {
         let acc = &mut acc[start..end];
         with_columns!(acc.len(), (C, V) in [1 4, 2 4, 3 2, 4 2, 5 2, 6 2], {
             for (segment, strip) in passes(4 / V, segment) {
-                // SAFETY: only called by `accumulate_with`.
+                // SAFETY: the caller promises what `accumulate_with` asks for.
                 unsafe {
                     if strip == 0 {
                         float::<C, V, TYPE, 0>(segment, columns, start, acc);

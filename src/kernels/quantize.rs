@@ -34,10 +34,11 @@ struct Block<const N: usize> {
 /// Quantises a tile for `form`: `x` is `[C, k]`, `words` is `[k / 32][10 * C]` or `[k / 256][93 * C]`.
 ///
 /// # Panics
-/// If `form` is one of floats, `k` is not a positive multiple of its block or the lengths do not fit.
+/// If `form` is not one of blocks, `k` is not a positive multiple of its block or the lengths do not fit.
 pub fn quantize_tile(isa: Isa, form: Form, x: &[f32], k: usize, words: &mut [u32]) {
     let block = if form == Form::Blocks32 { 32 } else { 256 };
-    assert!(form != Form::Float && k > 0 && k.is_multiple_of(block), "activations in rows of {k} for {form:?}");
+    assert!(matches!(form, Form::Blocks32 | Form::Blocks256), "{form:?} has no integers");
+    assert!(k > 0 && k.is_multiple_of(block), "activations in rows of {k} for {form:?}");
     assert!(x.len().is_multiple_of(k), "{} activations in rows of {k}", x.len());
     assert_eq!(words.len(), x.len() / k * form.column_words(k), "words of {} activations", x.len());
     match isa.path() {

@@ -63,8 +63,7 @@ impl Activations {
     /// # Panics
     /// As [`Self::prepare`] and [`super::norm::normalize`].
     pub fn prepare_normed(&mut self, ctx: &Ctx<'_>, x: &[f32], norm: &Norm<'_>, ty: WeightType) {
-        let k = norm.weight.len();
-        assert!(k > 0 && x.len().is_multiple_of(k), "x of {} elements, rows of {k}", x.len());
+        let k = norm.width_of(x.len());
         self.fill(ctx, x.len() / k, k, ty, |form, rows, words| {
             NORMED.with_borrow_mut(|normed| {
                 normed.resize(rows.len() * k, 0.0);

@@ -84,8 +84,8 @@ impl Tile<'_> {
         let (first, end) = self.own_rows;
         assert!(first <= row && row < end, "row {row} of a tile with rows {first}..{end}");
         let (begin, stop) = self.own_cols;
-        // SAFETY: `run_grid` checked that the last row ends inside the matrix and that tiles do not overlap; `&mut
-        // self` keeps a second reference into this tile away while the result lives.
+        // SAFETY: `run_grid` and `run_columns`, which make the tiles, checked that the last row ends inside the matrix
+        // and make none that overlap; `&mut self` keeps a second reference into this one away while the result lives.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride + begin), stop - begin) }
     }
 }

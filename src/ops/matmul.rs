@@ -63,9 +63,8 @@ pub fn matmul_each(ctx: &Ctx<'_>, x: &Activations, products: &mut [(&PackedMatri
     let weights: [_; 4] = std::array::from_fn(|i| products.get(i).map(|(weights, _)| *weights));
     let columns = products.iter_mut().map(|(weights, out)| Columns { out, stride: weights.n() });
     run(ctx, x, columns, |matrix, tile| {
-        if let Some(weights) = weights[matrix] {
-            unit(ctx.isa, x, weights, Epilogue::Store, tile);
-        }
+        let Some(weights) = weights[matrix] else { unreachable!("a tile of matrix {matrix}, which there is not") };
+        unit(ctx.isa, x, weights, Epilogue::Store, tile);
     });
 }
 

@@ -29,6 +29,19 @@ pub struct Norm<'a> {
     pub eps: f32,
 }
 
+impl Norm<'_> {
+    /// D, for an input of `len` elements.
+    ///
+    /// # Panics
+    /// If the weight is empty, the bias of another length, or `len` is not that of whole rows.
+    pub(super) fn width_of(&self, len: usize) -> usize {
+        let width = self.weight.len();
+        assert!(width > 0 && len.is_multiple_of(width), "x of {len} elements, rows of {width}");
+        assert!(self.bias.is_none_or(|bias| bias.len() == width), "the norm's bias is not of {width} elements");
+        width
+    }
+}
+
 /// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight` for each row `t`, or
 /// `(x[t] - mean(x[t])) / sqrt(var(x[t]) + eps) * weight` with the variance over D (not D - 1), and the bias on top:
 /// NORM-1 and NORM-2 of `specs/numerics.md`. `x` and `out` are `[T, D]`.
@@ -59,9 +72,7 @@ pub(super) fn norm_rows(isa: Isa, x: &[f32], norm: &Norm<'_>, out: &mut [f32]) {
 
 /// Elements for one unit of work, whole rows of the `len` elements.
 fn unit_len(len: usize, norm: &Norm<'_>) -> usize {
-    let width = norm.weight.len();
-    assert!(width > 0 && len.is_multiple_of(width), "x of {len} elements, rows of {width}");
-    assert!(norm.bias.is_none_or(|bias| bias.len() == width), "the norm's bias is not of {width} elements");
+    let width = norm.width_of(len);
     rows_per_unit(len, width) * width
 }
 

@@ -47,7 +47,7 @@ fn random_block(random: &mut TestRng, range: Range, ty: WeightType) -> Vec<u8> {
 }
 
 /// Where the f16 numbers of a block stand: d, then m or dmin.
-fn f16_places(ty: WeightType) -> &'static [usize] {
+pub fn f16_places(ty: WeightType) -> &'static [usize] {
     match ty {
         WeightType::F32 | WeightType::F16 | WeightType::BF16 => &[],
         WeightType::MXFP4 => &[],

@@ -55,7 +55,7 @@ fn mm_2_avx_vnni_gives_the_bits_of_the_scalar_path() {
             for segment in [segment, Segment { expanded: &[], ..segment }] {
                 let mut found: Vec<Column> = vec![[0.0; 32]; columns];
                 // SAFETY: the path Avx512 needs AVX512_VNNI and VL, and AVX2, FMA and F16C.
-                accumulate_with(unsafe { Avx512Vnni::new() }, ty, segment, &mut found);
+                unsafe { accumulate_with(Avx512Vnni::new(), ty, segment, &mut found) };
                 let bits = |sums: &[Column]| sums.as_flattened().iter().map(|sum| sum.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&found), bits(&expected), "{ty}, {columns} columns");
             }

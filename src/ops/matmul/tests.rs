@@ -11,7 +11,7 @@ use crate::ops::activations::Activations;
 use crate::ops::norm::{Norm, NormKind, normalize};
 use crate::ops::packed_matrix::PackedMatrix;
 use crate::ops::pool::Pool;
-use crate::ops::test_weights::{Range, below, random_activations, random_tensor};
+use crate::ops::test_weights::{Range, below, f16_places, integer_types, random_activations, random_tensor};
 use crate::ops::tests::TestRng;
 use crate::quant::WeightType;
 use definition::{Case, decode_exactly};
@@ -132,6 +132,39 @@ fn mm_1_values_that_are_not_finite_stay_in_their_row() {
     }
 }
 
+/// NaN and infinity among the weights, or as the scale of a block.
+#[test]
+fn mm_1_mm_2_weights_that_are_not_finite_stay_in_their_column() {
+    covers!("MM-1", "MM-2");
+    let mut random = TestRng::new(20_261_127);
+    let pool = Pool::new(2).unwrap();
+    for ty in WeightType::ALL.into_iter().filter(|ty| *ty != WeightType::MXFP4) {
+        let half = f16_places(ty).first().copied();
+        let bad: &[&[u8]] = match ty {
+            WeightType::F32 => &[&[0, 0, 0xc0, 0x7f], &[0, 0, 0x80, 0x7f], &[0, 0, 0x80, 0xff]],
+            WeightType::BF16 => &[&[0xc0, 0x7f], &[0x80, 0x7f], &[0x80, 0xff]],
+            _ => &[&[0x00, 0x7e], &[0x00, 0x7c], &[0x00, 0xfc]],
+        };
+        for bytes in bad {
+            let k = 96usize.next_multiple_of(ty.block_len());
+            let mut case = Case::random(&mut random, Range::Plain, ty, (40, k, 7));
+            let row_bytes = case.raw.len() / 40;
+            let clean: Vec<_> = Isa::available().into_iter().map(|isa| case.run(isa, &pool)).collect();
+            let block = below(&mut random, (k / ty.block_len()) as u64) as usize * ty.block_bytes();
+            case.raw[17 * row_bytes + block + half.unwrap_or(0)..][..bytes.len()].copy_from_slice(bytes);
+            for (isa, clean) in Isa::available().into_iter().zip(&clean) {
+                let found = case.run(isa, &pool);
+                let what = format!("{} {isa:?} {bytes:x?}", case.describe());
+                assert_same(&found, &case.expected(isa), &what);
+                for (i, (found, clean)) in found.iter().zip(clean).enumerate() {
+                    let same = found.to_bits() == clean.to_bits();
+                    assert!(if i % 40 == 17 { !found.is_finite() } else { same }, "{what}: output {i} is {found:e}");
+                }
+            }
+        }
+    }
+}
+
 /// A product too small for f32 leaves -0, which a padded step would turn into +0.
 #[test]
 fn mm_4_an_odd_k_adds_no_padding() {
@@ -164,6 +197,32 @@ fn mm_6_extreme_bytes_do_not_saturate() {
         let dot = 32.0 * f32::from(byte as i8) * 127.0 * x;
         for isa in Isa::available() {
             assert_same(&case.run(isa, &pool), &[dot * (1.0 / 127.0); 7], &format!("{isa:?} {byte:#x} {x}"));
+        }
+    }
+}
+
+/// Blocks of nothing but 0x00, 0xff, 0x80 or 0x7f, scales of 1 apart, with activations at the ends of their range: the
+/// largest sums of products there are.
+#[test]
+fn mm_6_mm_8_mm_10_extreme_codes_do_not_saturate() {
+    covers!("MM-6", "MM-8", "MM-10");
+    let pool = Pool::new(1).unwrap();
+    for ty in integer_types() {
+        let k = ty.block_len();
+        for byte in [0x00, 0xff, 0x80, 0x7f] {
+            let mut raw = vec![byte; ty.block_bytes()];
+            f16_places(ty).iter().for_each(|at| raw[*at..][..2].copy_from_slice(&0x3c00u16.to_le_bytes()));
+            if ty == WeightType::MXFP4 {
+                raw[0] = 128;
+            }
+            for (even, odd) in [(1.0, 1.0), (-1.0, -1.0), (1.0, -1.0)] {
+                let x = [even, odd].repeat(7 * k / 2);
+                let case = Case { ty, n: 1, k, m: 7, raw: raw.clone(), x };
+                for isa in Isa::available() {
+                    let what = format!("{ty} {byte:#x} {even} {odd} {isa:?}");
+                    assert_same(&case.run(isa, &pool), &case.expected(isa), &what);
+                }
+            }
         }
     }
 }
@@ -203,7 +262,7 @@ fn mm_5_zero_and_tiny_blocks_count_as_zero() {
 /// The error bounds that `specs/numerics.md` states, against sums in f64.
 #[test]
 fn mm_4_mm_6_mm_8_mm_10_mm_11_errors_are_within_the_stated_bounds() {
-    covers!("MM-4", "MM-6", "MM-8", "MM-10");
+    covers!("MM-4", "MM-6", "MM-8", "MM-10", "MM-11");
     let mut random = TestRng::new(20_261_123);
     let pool = Pool::new(2).unwrap();
     for ty in WeightType::ALL {
