@@ -73,6 +73,30 @@ const COUNTERS: [(&str, &str); 13] = [
     ("llorch_slow_consumers_total", "Streams cut because the client did not read"),
 ];
 
+/// Counters with labels that are known beforehand, and the values. They are there from the start, at 0: a rate sees no
+/// first event of a series that begins with it.
+const KNOWN_SERIES: [(&str, &str, &[&str]); 3] = [
+    ("llorch_requests_finished_total", "reason", &["stop", "length", "context_limit"]),
+    ("llorch_requests_cancelled_total", "stage", &["queue", "prefill", "decode"]),
+    (
+        "llorch_admission_rejections_total",
+        "reason",
+        &[
+            "queue_full",
+            "quota",
+            "deadline_unmeetable",
+            "kv_capacity",
+            "context_exceeded",
+            "duplicate_id",
+            "draining",
+            "engine_restart",
+            "receiving_full",
+            "answers_full",
+            "encoders_busy",
+        ],
+    ),
+];
+
 const HISTOGRAMS: [(&str, &str, &[f64]); 11] = [
     ("llorch_time_to_first_token_seconds", "From submission to a sequence's first token", TTFT_BUCKETS),
     ("llorch_inter_token_latency_seconds", "Between two tokens of a sequence", PER_TOKEN_BUCKETS),
@@ -154,6 +178,7 @@ impl Metrics {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (engine, slow_consumers) = with_local_recorder(&recorder, || {
             describe();
+            begin_known_series();
             gauge!(PROCESS_START).set(since_1970.as_secs_f64());
             (EngineMetrics::new(), counter!("llorch_slow_consumers_total"))
         });
@@ -240,6 +265,14 @@ fn describe() {
     }
     for (name, help, _) in HISTOGRAMS {
         metrics::describe_histogram!(name, help);
+    }
+}
+
+fn begin_known_series() {
+    for (name, label, values) in KNOWN_SERIES {
+        for value in values {
+            counter!(name, label => *value).absolute(0);
+        }
     }
 }
 

@@ -160,8 +160,7 @@ fn params(args: &GenerateArgs, seed: u64) -> SequenceParams {
 pub(super) fn prompt_tokens(args: &PromptArgs, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, CliError> {
     let text = match (&args.prompt, &args.prompt_file, &args.prompt_tokens) {
         (Some(text), _, _) => text.clone(),
-        (_, Some(file), _) => std::fs::read_to_string(file)
-            .map_err(|e| CliError::CannotOpen(format!("--prompt-file {}: {e}", file.display())))?,
+        (_, Some(file), _) => output::read_text("--prompt-file", file)?,
         (_, _, Some(ids)) => {
             if let Some(id) = ids.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {
                 let size = tokenizer.vocab_size();

@@ -27,7 +27,9 @@ pub mod top;
 pub mod trace;
 pub mod whole_file;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use error::CliError;
 use std::process::ExitCode;
 
 /// Batched, deterministic CPU inference server for language models.
@@ -75,7 +77,10 @@ enum BenchCommand {
 
 /// Parses the arguments, runs the command, and turns its error into one line on stderr and an exit code.
 pub fn run() -> ExitCode {
-    let matches = command().get_matches();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(refused) => return refuse(&refused),
+    };
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     logging::start();
     let result = match cli.command {
@@ -95,17 +100,36 @@ pub fn run() -> ExitCode {
     error::exit(result)
 }
 
+/// What clap has to say: help and versions as they are, an error as one line like every other.
+fn refuse(refused: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    if !refused.use_stderr() || refused.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        refused.exit();
+    }
+    error::exit(Err(CliError::Usage(one_line(&refused.to_string()))))
+}
+
+/// The error and the tips of clap's text, which has them in paragraphs among others.
+fn one_line(text: &str) -> String {
+    let paragraphs = text.split("\n\n").map(str::trim);
+    let told = paragraphs.enumerate().filter(|(i, paragraph)| *i == 0 || paragraph.starts_with("tip:"));
+    let lines = told.flat_map(|(_, paragraph)| paragraph.lines()).map(str::trim).collect::<Vec<_>>().join(" ");
+    lines.strip_prefix("error: ").unwrap_or(&lines).to_owned()
+}
+
 /// The whole definition.
 fn command() -> clap::Command {
     with_environment(trace::with_defaults(Cli::command()))
 }
 
 /// Lets every flag of a command and of those below it come from `LLORCH_<FLAG>`: `--max-tokens` from
-/// `LLORCH_MAX_TOKENS`. The command line comes first.
+/// `LLORCH_MAX_TOKENS`. The command line comes first. A switch takes 1, true, yes or on, and their contraries.
 fn with_environment(command: clap::Command) -> clap::Command {
     command.mut_subcommands(with_environment).mut_args(|flag| match flag.get_long() {
         Some(long) => {
             let name = format!("LLORCH_{}", long.to_uppercase().replace('-', "_"));
+            let is_switch = matches!(flag.get_action(), ArgAction::SetTrue);
+            let flag = if is_switch { flag.value_parser(BoolishValueParser::new()) } else { flag };
             flag.env(name)
         }
         None => flag,
@@ -134,6 +158,23 @@ mod tests {
         let engine = command.find_subcommand("bench").and_then(|bench| bench.find_subcommand("engine"));
         let flags: Vec<_> = engine.expect("a command").get_arguments().filter(|a| a.get_long().is_some()).collect();
         assert!(flags.len() > 5 && flags.iter().all(|a| a.get_env().is_some()));
+    }
+
+    #[test]
+    fn usage_errors_are_one_line_that_names_the_flag() {
+        for (arguments, parts) in [
+            (&["serve", "--threads", "many"][..], &["'many'", "--threads"][..]),
+            (&["generate", "--prompt", "x", "--tempratur", "1"], &["'--tempratur'", "tip:", "'--temperature'"]),
+            (&["quantize", "a", "b", "FOO"], &["'FOO'", "Q4_K_M"]),
+            (&["generate", "--prompt", "x", "--prompt-file", "y"], &["--prompt", "--prompt-file"]),
+            (&["bench", "serve"], &["not provided", "--"]),
+            (&["nothing"], &["'nothing'"]),
+        ] {
+            let error = command().try_get_matches_from(["llorch-cpud"].iter().chain(arguments)).expect_err("refused");
+            let line = one_line(&error.to_string());
+            assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+            assert!(!line.contains('\n') && !line.contains("Usage") && !line.starts_with("error"), "{line}");
+        }
     }
 
     /// The default of a flag of `serve`.

@@ -109,7 +109,8 @@ pub fn load_model(args: &ModelArgs, longest: Option<u32>) -> Result<LoadedModel,
     let weights = Weights::load(&file, &config, &mut |done| bar.set(done)).map_err(|e| bad_data(e.to_string()))?;
     bar.finish();
     let seconds = started.elapsed().as_secs_f64();
-    tracing::info!(bytes = weights.bytes(), seconds = format_args!("{seconds:.3}"), "weights packed");
+    let (bytes, isa_path) = (weights.bytes(), isa.name());
+    tracing::info!(bytes, seconds = format_args!("{seconds:.3}"), isa_path, threads, "weights packed");
     if weights.unused_tensors > 0 {
         tracing::warn!(tensors = weights.unused_tensors, "the model file has tensors that are not used");
     }
@@ -184,14 +185,18 @@ fn kv_cache(
     let config = &loaded.config;
     let shape = kv_shape(config, args.block_size, loaded.kv_type);
     let bad_cache = |e: KvCacheError| CliError::Config(format!("--kv-cache: {e}"));
+    let block_bytes = shape.block_bytes().map_err(bad_cache)?;
     let plan = memory::KvPlan {
-        block_bytes: shape.block_bytes().map_err(bad_cache)?,
+        block_bytes,
         block_size: args.block_size,
         max_model_len,
         max_num_seqs: limits.max_num_seqs,
         reserved_bytes: limits.workspace_bytes(config, loaded.weights.token_embd.n()),
     };
-    KvCache::new(shape, plan.num_blocks(args.kv_cache)?).map_err(bad_cache)
+    let blocks = plan.num_blocks(args.kv_cache)?;
+    let (bytes, kv_type) = (blocks as u64 * block_bytes, shape.kv_type);
+    tracing::info!(blocks, block_size = args.block_size, bytes, %kv_type, "KV cache");
+    KvCache::new(shape, blocks).map_err(bad_cache)
 }
 
 /// The cache of the model.

@@ -1,4 +1,5 @@
-//! What the commands share: printing to stdout, opening the model, and model-file errors as command errors.
+//! What the commands share: printing to stdout, reading texts, opening the model, and model-file errors as command
+//! errors.
 
 use super::demo_model;
 use super::error::CliError;
@@ -20,6 +21,17 @@ pub fn print_more(text: &str) -> Result<ControlFlow<()>, CliError> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
         Err(error) => Err(CliError::Io(format!("stdout: {error}"))),
     }
+}
+
+/// The text of the file that `flag` names.
+pub fn read_text(flag: &str, path: &Path) -> Result<String, CliError> {
+    let bytes = std::fs::read(path).map_err(|e| CliError::CannotOpen(format!("{flag} {}: {e}", path.display())))?;
+    text_of(bytes).map_err(|e| CliError::BadData(format!("{flag} {}: {e}", path.display())))
+}
+
+/// Bytes as text, or what is wrong with them.
+pub fn text_of(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|e| format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to()))
 }
 
 /// The model file at `path`, or the embedded model where there is no path, and what messages call it.

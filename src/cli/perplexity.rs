@@ -65,8 +65,7 @@ impl Score {
 
 /// Runs the command.
 pub fn run(args: PerplexityArgs) -> Result<(), CliError> {
-    let text = std::fs::read_to_string(&args.file)
-        .map_err(|e| CliError::CannotOpen(format!("--file {}: {e}", args.file.display())))?;
+    let text = output::read_text("--file", &args.file)?;
     let loaded = load_model(&args.model, Some(args.context))?;
     let window = args.context as usize;
     if args.context > loaded.config.context_length {

@@ -26,8 +26,7 @@ pub fn run(args: TokenizeArgs) -> Result<(), CliError> {
     let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|error| CliError::BadData(error.to_string()))?;
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| CliError::Io(format!("stdin: {error}")))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| CliError::BadData(format!("stdin: not UTF-8 at byte {}", error.utf8_error().valid_up_to())))?;
+    let text = output::text_of(bytes).map_err(|error| CliError::BadData(format!("stdin: {error}")))?;
     let ids = tokenizer
         .encode(&text, args.add_bos, args.parse_special)
         .map_err(|error| CliError::BadData(format!("stdin: {error}")))?;

@@ -54,7 +54,8 @@ async fn every_name_is_there() {
         kv_cache_usage_ratio \
         batch_sequences saturation_ratio model_loaded draining build_info model_info waiting_tokens tenants_waiting \
         estimated_wait_seconds kv_blocks_claimed";
-    let counters = "requests_total requests_finished_total prompt_tokens_total generation_tokens_total \
+    let counters = "requests_total requests_finished_total requests_cancelled_total admission_rejections_total \
+        prompt_tokens_total generation_tokens_total \
         preemptions_total recomputed_tokens_total prefix_cache_queried_tokens_total prefix_cache_hit_tokens_total \
         wasted_tokens_total engine_restarts_total slow_consumers_total";
     let histograms = "time_to_first_token_seconds inter_token_latency_seconds time_per_output_token_seconds \
@@ -74,6 +75,24 @@ async fn every_name_is_there() {
     let build = format!("llorch_build_info{{version=\"{}\",isa=\"scalar\",threads=\"1\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(metric(&text, &build), 1.0);
     assert!(text.contains("llorch_time_to_first_token_seconds_bucket{le=\"0.001\"}"), "vLLM's buckets\n{text}");
+}
+
+/// Nobody has asked for anything yet.
+#[tokio::test]
+async fn series_with_known_labels_begin_at_0() {
+    let server = TestServer::start(Options::default()).await;
+    let text = ask(listen(&server).await, "GET", "/metrics").await.1;
+    for series in [
+        "llorch_requests_finished_total{reason=\"stop\"}",
+        "llorch_requests_cancelled_total{stage=\"queue\"}",
+        "llorch_requests_cancelled_total{stage=\"prefill\"}",
+        "llorch_requests_cancelled_total{stage=\"decode\"}",
+        "llorch_admission_rejections_total{reason=\"queue_full\"}",
+        "llorch_admission_rejections_total{reason=\"deadline_unmeetable\"}",
+        "llorch_wasted_tokens_total{cause=\"cancel\"}",
+    ] {
+        assert_eq!(metric(&text, series), 0.0, "{series}");
+    }
 }
 
 #[tokio::test]
