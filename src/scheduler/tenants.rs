@@ -2,8 +2,9 @@
 //!
 //! Virtual token counters, after Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024): each tenant has
 //! a count of the tokens that were computed for it, divided by its weight, and the one with the lowest goes next. A
-//! tenant that comes back from a pause is lifted to the lowest count among those who are there: what it left unused is
-//! not kept for it.
+//! tenant that comes or comes back from a pause is lifted to the mean count of those who are there: what it left unused
+//! is not kept for it, and tenants that come without end, each for the first time, do not keep out one that was served
+//! more. (The paper lifts to the lowest count, which they would share for ever.)
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,9 +53,9 @@ impl Tenants {
             None => self.insert(name),
         };
         if self.get(index).num_sequences == 0 {
-            let lowest = self.lowest_served();
+            let mean = self.mean_served();
             let tenant = self.get_mut(index);
-            tenant.served = lowest.map_or(tenant.served, |lowest| tenant.served.max(lowest));
+            tenant.served = mean.map_or(tenant.served, |mean| tenant.served.max(mean));
             self.num_idle -= 1;
         }
         self.get_mut(index).num_sequences += 1;
@@ -76,6 +77,7 @@ impl Tenants {
             match self.lowest_served() {
                 // Nobody is there: what was served before is no one's disadvantage any more.
                 None => self.forget_all(),
+                // The lowest count only rises, and no mean is below it: it would be lifted in any case.
                 Some(lowest) if served <= lowest => self.remove(index),
                 Some(lowest) => self.forget_some(lowest),
             }
@@ -110,7 +112,20 @@ impl Tenants {
     }
 
     fn lowest_served(&self) -> Option<u64> {
-        self.slots.iter().flatten().filter(|tenant| tenant.num_sequences > 0).map(|tenant| tenant.served).min()
+        self.present().map(|tenant| tenant.served).min()
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Tenant> {
+        self.slots.iter().flatten().filter(|tenant| tenant.num_sequences > 0)
+    }
+
+    /// The mean count of those that have sequences, rounded up to a whole token of weight 1, so that counts of many
+    /// that come one after the other reach the highest and do not only approach it. `None` where nobody is there.
+    fn mean_served(&self) -> Option<u64> {
+        let (count, sum) = self.present().fold((0u128, 0u128), |(n, sum), t| (n + 1, sum + u128::from(t.served)));
+        let token = u128::from(TOKEN_COST as u64);
+        let tokens = sum.div_ceil((count * token).max(1));
+        (count > 0).then(|| u64::try_from(tokens * token).unwrap_or(u64::MAX))
     }
 
     fn insert(&mut self, name: &Arc<str>) -> TenantIndex {

@@ -220,6 +220,27 @@ fn sch_18_priorities_order_the_requests_of_a_tenant_and_age() {
     assert_eq!(order, [other, high, normal, before, low, after]);
 }
 
+/// Each comes while another of them still waits, and leaves after its only request.
+#[test]
+fn sch_18_tenants_that_come_without_end_keep_nobody_out() {
+    covers!("SCH-18");
+    let mut machine = Machine::new(1, &[]);
+    machine.submit("steady", 0, 20, 40);
+    let second = machine.submit("steady", 0, 20, 10);
+    let mut new = Vec::new();
+    for number in 0..400 {
+        let is_waiting = |id: &SeqId| machine.scheduler.queue().iter().any(|sequence| sequence.id() == *id);
+        if new.iter().filter(|id| is_waiting(id)).count() < 2 {
+            let name: &'static str = Box::leak(format!("new {number}").into_boxed_str());
+            new.push(machine.submit(name, 0, 20, 10));
+        }
+        machine.step();
+    }
+    // The first request of 59 tokens was ahead of the others by that: two or three of theirs, of 29 tokens each.
+    assert!(machine.started.contains(&second), "never served beside {} new ones", machine.started.len() - 1);
+    assert!(machine.place(second) <= 8, "in place {}", machine.place(second));
+}
+
 #[test]
 fn sch_18_tenants_without_end_are_forgotten() {
     covers!("SCH-18");

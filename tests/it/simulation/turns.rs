@@ -1,7 +1,7 @@
 //! Who is next, by the definition: an oracle beside the scheduler's queue.
 
 use llorch_cpud::types::{SeqId, Turn};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A sequence, or a group by its first one, that waits for its first place.
@@ -28,11 +28,13 @@ impl Turns {
     }
 
     pub fn submit(&mut self, id: SeqId, turn: &Turn) {
-        let lowest = self.alive.values().map(|(other, _)| self.served[&other.tenant]).reduce(f64::min);
-        let is_there = self.alive.values().any(|(other, _)| other.tenant == turn.tenant);
+        let present: BTreeSet<&Arc<str>> = self.alive.values().map(|(other, _)| &other.tenant).collect();
+        let is_there = present.contains(&turn.tenant);
+        let sum: f64 = present.iter().map(|tenant| self.served[*tenant]).sum();
+        let mean = if present.is_empty() { 0.0 } else { (sum / present.len() as f64).ceil() };
         let served = self.served.entry(Arc::clone(&turn.tenant)).or_default();
         if !is_there {
-            *served = served.max(lowest.unwrap_or(0.0));
+            *served = served.max(mean);
         }
         self.alive.insert(id, (turn.clone(), 0));
         self.waiting.push(Waiting { id, turn: turn.clone() });
