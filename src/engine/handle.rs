@@ -107,7 +107,7 @@ impl EngineHandle {
             prompt_tokens: u32::try_from(request.prompt.len()).unwrap_or(u32::MAX),
             max_tokens: request.params.stopping.max_tokens,
         };
-        let wait = self.shared.load().estimator.wait(&ahead, &candidate);
+        let wait = self.shared.estimator().wait(&ahead, &candidate);
         if wait.misses(left.as_secs_f64()) {
             // By then the wait is short enough, if nobody else comes.
             let retry_after_ms = retry_ms(wait.first_token - left.as_secs_f64());
@@ -120,7 +120,7 @@ impl EngineHandle {
         match refusal {
             Refusal::Error(error) => error,
             Refusal::NoRoom { quota, ahead } => {
-                let retry_after_ms = retry_ms(self.shared.load().estimator.until_started(&ahead));
+                let retry_after_ms = retry_ms(self.shared.estimator().until_started(&ahead));
                 if quota { RequestError::Quota { retry_after_ms } } else { RequestError::QueueFull { retry_after_ms } }
             }
         }

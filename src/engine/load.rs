@@ -70,8 +70,9 @@ pub struct StepSample {
     pub generated_tokens: u32,
 }
 
-/// Counts and recent steps. Lives behind a mutex that both sides hold for microseconds.
-#[derive(Debug, Default)]
+/// Counts and recent steps. Lives behind a mutex that the actor takes for every token: who reads copies it, a few KB,
+/// and computes on the copy.
+#[derive(Clone, Debug, Default)]
 pub struct LoadWindow {
     pub counts: EngineCounts,
     pub estimator: WaitEstimator,

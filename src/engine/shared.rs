@@ -3,7 +3,7 @@
 use super::admission::Admission;
 use super::heartbeat::Heartbeat;
 use super::load::{EngineCounts, LoadSnapshot, LoadWindow};
-use super::wait_estimate::{Ahead, Candidate};
+use super::wait_estimate::{Ahead, Candidate, WaitEstimator};
 use crate::metrics::Metrics;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,13 +49,17 @@ impl Shared {
         self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is known of waiting, to compute with.
+    pub fn estimator(&self) -> WaitEstimator {
+        self.load().estimator.clone()
+    }
+
     /// The load now.
     pub fn snapshot(&self) -> LoadSnapshot {
         let (taken, ahead) = (self.admission.taken(), self.admission.ahead_of_all());
-        let (counts, (prefill, decode), (p50, p99), estimated_wait_ms) = {
-            let window = self.load();
-            (window.counts, window.rates(), window.step_ms(), estimated_wait_ms(&window, &ahead))
-        };
+        let window = self.load().clone();
+        let (counts, estimated_wait_ms) = (window.counts, estimated_wait_ms(&window, &ahead));
+        let ((prefill, decode), (p50, p99)) = (window.rates(), window.step_ms());
         LoadSnapshot {
             running: counts.running,
             waiting: waiting(taken.queued, &counts),
