@@ -218,6 +218,14 @@ mod tests {
     }
 
     #[test]
+    fn layers_with_a_window_may_have_a_base_of_their_own() {
+        let model = TestModel::of("olmo2-windows").unwrap();
+        let theta = |model: &TestModel| open(model).1.description.window.unwrap().rope_theta;
+        assert_eq!(theta(&model), Some(500_000.0));
+        assert_eq!(theta(&model.with_key("olmo2.rope.freq_base_swa", 10_000.0f32)), Some(10_000.0));
+    }
+
+    #[test]
     fn a_linear_factor_and_frequency_factors_both_count() {
         covers!("LLAMA2-ROPE-003");
         let factors = crate::gguf::test_model::RopeScaling::FreqFactors(vec![1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 8.0, 8.0]);
