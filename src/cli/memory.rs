@@ -1,4 +1,4 @@
-//! How many KV blocks the pool gets when `--kv-cache` does not say.
+//! Whether the weights fit, and how many KV blocks the pool gets when `--kv-cache` does not say.
 
 use super::byte_size::ByteSize;
 use super::cgroup_memory;
@@ -69,6 +69,18 @@ impl KvPlan {
     }
 }
 
+/// Refuses weights that take more than is left, before they are read: packed without end, the system would kill the
+/// process without a word. `bytes` is `None` where it is not known; `source` names the model.
+pub fn check_weights(source: &str, bytes: Option<u64>) -> Result<(), CliError> {
+    match (bytes, available_bytes()) {
+        (Some(bytes), Some(left)) if bytes > left => {
+            let (bytes, left) = (ByteSize(bytes), ByteSize(left));
+            Err(CliError::Config(format!("{source}: the weights take {bytes}, only {left} are free")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Bytes this process may still take: what the machine has available, or less where a cgroup of the process or one
 /// above it leaves less. `None` where neither is known.
 fn available_bytes() -> Option<u64> {
@@ -107,6 +119,13 @@ mod tests {
         assert!(error.contains("1000B") && error.contains("1.0MiB"), "{error}");
         let error = PLAN.num_blocks(Some(ByteSize(1 << 60))).expect_err("more than there is").to_string();
         assert!(error.contains("1073741824.00GiB") && error.ends_with("are free"), "{error}");
+    }
+
+    #[test]
+    fn weights_that_are_more_than_the_machine_are_refused() {
+        let error = check_weights("m.gguf", Some(1 << 60)).expect_err("more than there is").to_string();
+        assert!(error.starts_with("m.gguf: the weights take 1073741824.00GiB, only "), "{error}");
+        assert!(check_weights("m.gguf", Some(1)).is_ok() && check_weights("m.gguf", None).is_ok());
     }
 
     #[test]

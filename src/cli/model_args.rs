@@ -10,6 +10,7 @@ use crate::kernels::Isa;
 use crate::kv_cache::{KvCache, KvCacheError, KvShape, KvType};
 use crate::model::config::ModelConfig;
 use crate::model::decoder::Decoder;
+use crate::model::footprint;
 use crate::model::weights::Weights;
 use crate::model::workspace::Workspace;
 use crate::ops::pool::Pool;
@@ -104,6 +105,7 @@ pub fn load_model(args: &ModelArgs, longest: Option<u32>) -> Result<LoadedModel,
     let threads = args.num_threads();
     let pool = if args.pin { Pool::bound(threads) } else { Pool::new(threads) };
     let pool = pool.map_err(|e| CliError::Config(format!("--threads {threads}: {e}")))?;
+    memory::check_weights(&source, footprint::weight_bytes(&file))?;
     let mut bar = super::progress::Bar::new(file.file_bytes(), "loading");
     let started = Instant::now();
     let weights = Weights::load(&file, &config, &mut |done| bar.set(done)).map_err(|e| bad_data(e.to_string()))?;
