@@ -46,6 +46,9 @@ pub struct Record {
     pub text: String,
 }
 
+/// Places for chunks made beforehand, so that receiving seldom allocates: what is asked for may be any number.
+const MAX_RESERVED: u32 = 4096;
+
 impl Record {
     /// Request number `index` of a plan, due at `intended`, of which nothing is known yet.
     pub fn new(index: usize, intended: f64, planned: &PlannedRequest) -> Self {
@@ -53,7 +56,7 @@ impl Record {
             index,
             intended,
             sent: intended,
-            chunks: Vec::with_capacity(planned.gen_tokens as usize),
+            chunks: Vec::with_capacity(planned.gen_tokens.min(MAX_RESERVED) as usize),
             ended: intended,
             prompt_tokens: planned.prompt.len() as u32,
             gen_tokens: planned.gen_tokens,

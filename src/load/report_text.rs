@@ -55,7 +55,9 @@ pub fn report(setup: &Setup, summary: &Summary) -> String {
 pub fn transparency(summary: &Summary) -> Option<String> {
     let result = summary.transparency.as_ref()?;
     let checked = result.checked;
-    Some(if result.holds() {
+    Some(if checked == 0 {
+        "TRANSPARENCY NOT SHOWN: no request completed that could be sent again".to_owned()
+    } else if result.holds() {
         format!("transparency: {checked} requests sent again alone gave the same tokens and text")
     } else {
         let (different, failed) = (&result.different, &result.failed);

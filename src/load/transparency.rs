@@ -18,8 +18,9 @@ pub struct Transparency {
 }
 
 impl Transparency {
+    /// Something was sent again, and all of it gave the same.
     pub fn holds(&self) -> bool {
-        self.different.is_empty() && self.failed.is_empty()
+        self.checked > 0 && self.different.is_empty() && self.failed.is_empty()
     }
 }
 
@@ -54,4 +55,17 @@ fn choose(records: &[Record], percent: f64, seed: u64) -> Vec<&Record> {
     completed.sort_by_key(|(key, _)| *key);
     let count = (completed.len() as f64 * percent / 100.0).ceil() as usize;
     completed.into_iter().take(count).map(|(_, record)| record).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_holds_where_something_was_sent_again_and_all_of_it_was_the_same() {
+        let shown = Transparency { checked: 3, ..Transparency::default() };
+        assert!(shown.holds());
+        assert!(!Transparency::default().holds(), "nothing completed");
+        assert!(!Transparency { failed: vec![1], ..shown }.holds());
+    }
 }

@@ -113,7 +113,9 @@ impl Workload {
     }
 
     fn prefix(&self, vocab_size: u32) -> Vec<TokenId> {
-        tokens(self.shared_prefix_tokens, vocab_size, &mut Random::new(self.seed, PREFIX_STREAM))
+        // No prompt takes more of it.
+        let len = self.shared_prefix_tokens.min(self.prompt_tokens.max);
+        tokens(len, vocab_size, &mut Random::new(self.seed, PREFIX_STREAM))
     }
 
     fn request(&self, index: u64, prefix: &[TokenId], vocab_size: u32) -> PlannedRequest {
@@ -160,6 +162,12 @@ mod tests {
             deadline_ms: Some(700),
             seed: 11,
         }
+    }
+
+    #[test]
+    fn a_shared_prefix_costs_no_more_than_the_longest_prompt() {
+        let plan = Workload { requests: 3, shared_prefix_tokens: u32::MAX, ..workload() }.plan(320);
+        assert!(plan.iter().all(|request| plan[0].prompt[..6] == request.prompt[..6] && request.prompt.len() <= 12));
     }
 
     #[test]
