@@ -1,5 +1,6 @@
 //! What a command can fail with, and the exit code of each kind (`sysexits.h` numbers).
 
+use crate::top::format::harmless;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -45,7 +46,8 @@ pub fn exit(result: Result<(), CliError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let line = error.to_string().replace(['\n', '\r'], " ");
+            // Parts of it may be what a file says.
+            let line = harmless(&error.to_string().replace(['\n', '\r'], " "));
             let _ = writeln!(std::io::stderr(), "llorch-cpud: {line}");
             ExitCode::from(error.exit_code())
         }

@@ -111,6 +111,22 @@ fn comparing_tells_by_table_and_exit_code() {
     assert!(failing.iter().all(|line| line.contains(" equal ")), "{failing:?}");
 }
 
+/// A foreign trace cannot write to the terminal what it likes.
+#[test]
+fn what_a_trace_says_of_itself_is_shown_without_control_characters() {
+    covers!("TRACE-014");
+    let (_directory, [a, b]) = traces();
+    let path = b.join("index.json");
+    let index = std::fs::read_to_string(&path).expect("written");
+    let model = serde_json::from_str::<serde_json::Value>(&index).expect("JSON")["model"].to_string();
+    std::fs::write(&path, index.replace(&model, "\"x\\u001b]0;y\\u0007\"")).expect("written");
+    let output = run(&["compare", text(&b), text(&a)]);
+    let shown = [output.stdout, output.stderr].concat();
+    let shown = String::from_utf8(shown).expect("UTF-8");
+    assert!(shown.contains("x\u{fffd}]0;y\u{fffd}"), "{shown}");
+    assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
+}
+
 /// TRACE-014: 2 for flags, 65 for data, 66 for what cannot be opened.
 #[test]
 fn errors_have_their_exit_codes() {
