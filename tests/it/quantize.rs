@@ -1,10 +1,11 @@
 //! `quantize`, `inspect` and `perplexity` as commands: files, exit codes, and what is told.
 
+use crate::support::client::eventually;
 use crate::support::process::command;
 use llorch_cpud::gguf::ModelFile;
 use llorch_cpud::gguf::test_model::TestModel;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/demo-llama-q8_0.gguf");
 
@@ -64,6 +65,24 @@ fn exit_codes_tell_what_was_wrong() {
     assert!(code == 65 && line.contains("tensor blk.0.attn_q.weight, row 7: element 3 is NaN"), "{line}");
     let left: Vec<_> = std::fs::read_dir(dir.path()).expect("listed").map(|e| e.expect("entry").file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
+}
+
+/// A model of 26 GB, of which not much is written when the signal comes.
+#[tokio::test]
+async fn a_signal_leaves_no_partial_file() {
+    covers!("QNT-11");
+    let dir = tempfile::tempdir().expect("a folder");
+    let num_files = || std::fs::read_dir(dir.path()).expect("listed").count();
+    for (name, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let out = dir.path().join("m.gguf");
+        let flags = ["synth", "--shape", "7b", "--type", "f32"];
+        let mut child = command().args(flags).arg(&out).spawn().expect("the binary runs");
+        eventually("it is being written", || num_files() == 1).await;
+        let sent = Command::new("kill").args(["-s", name, &child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+        assert_eq!(child.wait().expect("it ends").code(), Some(code), "{name}");
+        assert_eq!(num_files(), 0, "{name}");
+    }
 }
 
 /// A split model becomes one file with the tensors of all parts, and no part of it is written over.
