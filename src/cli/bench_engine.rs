@@ -98,14 +98,18 @@ pub fn run(args: BenchEngineArgs) -> Result<(), CliError> {
 }
 
 /// Refuses sequences that end before the last timed step: each decodes `tg` tokens after the first one, which the
-/// prompt's last row gives.
+/// prompt's last row gives, and before them one in each step that computes the prompts of others.
 fn fits(args: &BenchEngineArgs, max_model_len: u32) -> Result<(), CliError> {
-    let longest = u64::from(args.pp) + u64::from(args.tg) + 1;
-    if longest > u64::from(max_model_len) {
-        let BenchEngineArgs { pp, tg, .. } = args;
-        return Err(CliError::Usage(format!(
-            "--pp {pp} and --tg {tg}: {longest} tokens with the first one, more than the context of {max_model_len}"
-        )));
+    let BenchEngineArgs { pp, tg, max_num_batched_tokens, .. } = args;
+    for batch in &args.batch {
+        let steps = (u64::from(*batch) * u64::from(*pp)).div_ceil(u64::from((*max_num_batched_tokens).max(1)));
+        let longest = u64::from(*pp) + u64::from(*tg) + steps;
+        if longest > u64::from(max_model_len) {
+            return Err(CliError::Usage(format!(
+                "--pp {pp}, --tg {tg} and --batch {batch}: {longest} tokens with those that come while prompts are \
+                 computed, more than the context of {max_model_len}"
+            )));
+        }
     }
     Ok(())
 }

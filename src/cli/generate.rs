@@ -158,9 +158,9 @@ fn params(args: &GenerateArgs, seed: u64) -> SequenceParams {
 
 /// The ids of the prompt, at least one and all within the vocabulary.
 pub(super) fn prompt_tokens(args: &PromptArgs, tokenizer: &Tokenizer) -> Result<Vec<TokenId>, CliError> {
-    let text = match (&args.prompt, &args.prompt_file, &args.prompt_tokens) {
-        (Some(text), _, _) => text.clone(),
-        (_, Some(file), _) => output::read_text("--prompt-file", file)?,
+    let (flag, text) = match (&args.prompt, &args.prompt_file, &args.prompt_tokens) {
+        (Some(text), _, _) => ("--prompt", text.clone()),
+        (_, Some(file), _) => ("--prompt-file", output::read_text("--prompt-file", file)?),
         (_, _, Some(ids)) => {
             if let Some(id) = ids.iter().find(|id| **id as usize >= tokenizer.vocab_size()) {
                 let size = tokenizer.vocab_size();
@@ -170,9 +170,9 @@ pub(super) fn prompt_tokens(args: &PromptArgs, tokenizer: &Tokenizer) -> Result<
         }
         (None, None, None) => return Err(CliError::Usage("one of --prompt, --prompt-file, --prompt-tokens".into())),
     };
-    let ids = tokenizer.encode(&text, true, false).map_err(|e| CliError::BadData(format!("--prompt: {e}")))?;
+    let ids = tokenizer.encode(&text, true, false).map_err(|e| CliError::BadData(format!("{flag}: {e}")))?;
     if ids.is_empty() {
-        return Err(CliError::Usage("--prompt: no tokens, and this model adds no BOS".into()));
+        return Err(CliError::Usage(format!("{flag}: no tokens, and this model adds no BOS")));
     }
     Ok(ids)
 }

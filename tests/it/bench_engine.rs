@@ -91,6 +91,12 @@ fn sequences_longer_than_the_context_are_refused() {
         let lengths = [&format!("--pp {pp}")[..], &format!("--tg {tg}"), &format!("context of {context}")];
         assert_refused(&bench(context, pp, tg), 2, &lengths);
     }
+    // Three prompts of 10 take four steps of 8 tokens and more: the first sequence has four tokens by then.
+    let bench = |context: &str| {
+        let lengths = ["--pp", "10", "--tg", "5", "--batch", "3", "--max-num-batched-tokens", "8"];
+        run(&model, &[&["bench", "engine", "--max-model-len", context], &lengths[..]].concat())
+    };
+    assert_refused(&bench("18"), 2, &["--batch 3", "19 tokens", "context of 18"]);
 }
 
 /// The first sequences come to their end before the last have begun.
