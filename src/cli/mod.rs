@@ -234,6 +234,7 @@ mod tests {
                 "max_waiting_encodes" => limits.max_waiting_encodes,
                 "max_response_bytes" => limits.max_response_bytes,
                 "max_answer_bytes" => limits.max_answer_bytes,
+                "reflection_message" => MAX_REFLECTION_MESSAGE,
                 "request_id" => MAX_REQUEST_ID,
                 "n" => MAX_N as usize,
                 "top_logprobs" => MAX_TOP_LOGPROBS as usize,

@@ -15,6 +15,8 @@ pub const MAX_CACHE_SALT: usize = 256;
 pub const MAX_TENANT: usize = 64;
 /// Values that `priority` takes.
 pub const PRIORITIES: RangeInclusive<i32> = -10..=10;
+/// Bytes of one message of a reflection stream.
+pub const MAX_REFLECTION_MESSAGE: usize = 16 << 10;
 pub const MAX_STOPS: usize = MAX_STOP_STRINGS;
 pub const MAX_STOPS_BYTES: usize = MAX_STOP_BYTES;
 /// Violations told of one request, their bytes together, and those of one list. They travel in headers, of which many

@@ -16,6 +16,7 @@ mod observe;
 mod outbox;
 pub mod proto;
 mod receive;
+mod receive_stream;
 mod run;
 pub mod state;
 pub(crate) mod status;

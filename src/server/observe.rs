@@ -3,6 +3,7 @@
 use super::answer::{self, Outgoing};
 use super::deadline::Arrival;
 use super::receive::Received;
+use super::receive_stream::{Fault, ReceivedStream};
 use super::state::ServerState;
 use super::status;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
@@ -59,6 +60,8 @@ pub(super) struct Observed {
     body: Body,
     report: Report,
     outgoing: Arc<Outgoing>,
+    /// Of the request, which stands for a good end of the response.
+    fault: Fault,
 }
 
 impl Observe {
@@ -106,11 +109,12 @@ impl Service<Request<Incoming>> for Observe {
         request.extensions_mut().insert(Arrival(Instant::now()));
         let mut report = Report::new(Arc::clone(&self.state), request.uri().path());
         let limit = self.state.limits.max_message_bytes;
+        let (state, fault) = (Arc::clone(&self.state), Fault::default());
         // Reflection alone takes more than one message.
         let response = if report.rpc == REFLECTION {
-            self.routes.call(request)
+            let fault = Arc::clone(&fault);
+            self.routes.call(request.map(|body| ReceivedStream::new(body, state, fault)))
         } else {
-            let state = Arc::clone(&self.state);
             self.routes.call(request.map(|body| Received::new(body, state)))
         };
         let outgoing = Arc::clone(&self.outgoing);
@@ -118,10 +122,10 @@ impl Service<Request<Incoming>> for Observe {
             let Some(Ok(response)) = contained(response).await else {
                 report.code = Some(Code::Internal);
                 let response: Response<Body> = status::sequence_panic().into_http();
-                return Ok(response.map(|body| Observed { body, report, outgoing }));
+                return Ok(response.map(|body| Observed { body, report, outgoing, fault }));
             };
             let Some(status) = code_of(response.headers()).and(Status::from_header_map(response.headers())) else {
-                return Ok(response.map(|body| Observed { body, report, outgoing }));
+                return Ok(response.map(|body| Observed { body, report, outgoing, fault }));
             };
             let own = translate(&status, limit);
             let response = own.map_or(response, |status| {
@@ -129,7 +133,7 @@ impl Service<Request<Incoming>> for Observe {
                 status.into_http()
             });
             report.code = report.code.or(Some(status.code()));
-            Ok(response.map(|body| Observed { body, report, outgoing }))
+            Ok(response.map(|body| Observed { body, report, outgoing, fault }))
         })
     }
 }
@@ -187,6 +191,7 @@ impl HttpBody for Observed {
                 Ok(data) => Frame::data(data),
                 Err(status) => self.give_up(status),
             },
+            Err(_) if let Some(status) = self.fault.get().cloned() => self.give_up(status),
             Err(frame) => {
                 self.report.code = frame.trailers_ref().and_then(code_of).or(self.report.code);
                 frame

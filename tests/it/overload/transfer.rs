@@ -4,6 +4,8 @@ use super::{PROMPT, without_message};
 use crate::support::client::{
     Options, TestServer, assert_status, endpoint, eventually, request, retry_delay, tokenizer,
 };
+use crate::support::raw_http2::RawClient;
+use futures_util::FutureExt;
 use llorch_cpud::server::Shutdown;
 use llorch_cpud::server::proto::tokenizer_client::TokenizerClient;
 use llorch_cpud::server::proto::{DetokenizeRequest, DetokenizeResponse, GenerateRequest, GetLoadRequest, KvOptions};
@@ -12,6 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::StreamExt;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
@@ -20,6 +23,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_prost::ProstCodec;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_types::StatusExt;
 
 /// API-29: a message that does not come, and more of them than there is room for.
@@ -63,6 +69,41 @@ async fn small_messages_need_no_room() {
     server.collect(request(&PROMPT, 5)).await;
     let large = GenerateRequest { tenant: "t".repeat(300), ..request(&PROMPT, 5) };
     assert_status(&server.refusal(large).await, Code::ResourceExhausted, "QUEUE_FULL");
+}
+
+/// API-25, API-29: the messages of a reflection stream are short, and come to their ends.
+#[tokio::test]
+async fn reflection_has_bounds_too() {
+    covers!("API-25", "API-29");
+    let mut options = Options::default();
+    options.limits.message_timeout = Duration::from_millis(200);
+    let server = TestServer::start(options).await;
+    let ask = |len| {
+        let question = Some(MessageRequest::ListServices(String::new()));
+        let asked = ServerReflectionRequest { host: "h".repeat(len), message_request: question };
+        let mut client = ServerReflectionClient::new(server.channel.clone());
+        async move {
+            let open = tokio_stream::iter([asked]).chain(tokio_stream::pending());
+            let mut answers = client.server_reflection_info(open).await.expect("a stream").into_inner();
+            let first = answers.message().await;
+            (first, answers)
+        }
+    };
+    let (answer, mut idle) = ask(10_000).await;
+    answer.expect("an answer");
+    assert_status(&ask(1 << 20).await.0.expect_err("too long"), Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
+
+    let ended =
+        |code: &str| server.metric(&format!("llorch_requests_total{{rpc=\"ServerReflectionInfo\",code=\"{code}\"}}"));
+    for (len, code, before) in [(1 << 20, "RESOURCE_EXHAUSTED", 1.0), (100, "DEADLINE_EXCEEDED", 0.0)] {
+        assert_eq!(ended(code), before);
+        let mut client = RawClient::connect(server.address).await;
+        client.call("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo").await;
+        client.begin_message(len, &[7; 10]).await;
+        eventually("the stream is ended", || ended(code) == before + 1.0).await;
+    }
+    // By then a stream without a message was idle for longer.
+    assert!(idle.message().now_or_never().is_none(), "still open");
 }
 
 /// Ids whose text has `bytes` bytes or a few more.
