@@ -59,7 +59,7 @@ impl BestOf {
         self.candidates.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
         for (rank, candidate) in (0..).zip(self.candidates.into_iter().take(self.n)) {
             if !candidate.text.is_empty() || !candidate.tokens.is_empty() {
-                outbox.push_whole(rank, candidate.text, candidate.tokens);
+                outbox.push_whole(rank, &candidate.text, candidate.tokens);
             }
             if let Some(finished) = candidate.finished {
                 outbox.finish(Finished { index: rank, ..finished });

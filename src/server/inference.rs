@@ -2,6 +2,7 @@
 
 use super::convert::{self, CheckedPrompt};
 use super::deadline::{self, Arrival};
+use super::open_rpc::OpenRpc;
 use super::outbox::{self, ResponseStream};
 use super::proto::generate_response::Event;
 use super::proto::inference_server::Inference;
@@ -86,6 +87,7 @@ impl InferenceService {
         let state = &self.0;
         let arrival = request.extensions().get::<Arrival>().map_or_else(Instant::now, |arrival| arrival.0);
         let deadline = deadline::of(request.metadata(), arrival)?;
+        let open = request.extensions().get::<Arc<OpenRpc>>().cloned();
         let loaded = state.loaded()?;
         let request = request.into_inner();
         if loaded.engine.is_draining() {
@@ -140,8 +142,15 @@ impl InferenceService {
                 outbox.push_echo(index, text);
             }
         }
-        let max_held_bytes = state.limits.max_response_bytes;
-        let facts = RequestFacts { n, best_of, max_held_bytes, prompt_tokens, fingerprint: &loaded.fingerprint };
+        let facts = RequestFacts {
+            n,
+            best_of,
+            max_held_bytes: state.limits.max_response_bytes,
+            prompt_tokens,
+            fingerprint: &loaded.fingerprint,
+            answer_timeout: state.limits.answer_timeout,
+            open,
+        };
         let (tokenizer, metrics) = (Arc::clone(&loaded.tokenizer), Arc::clone(&state.metrics));
         tokio::spawn(Writer::new(tokenizer, metrics, checked.plan, &facts, outbox).run(events));
         Ok(stream)

@@ -13,6 +13,7 @@ pub mod info;
 pub mod limits;
 mod metrics_http;
 mod observe;
+mod open_rpc;
 mod outbox;
 pub mod proto;
 mod receive;

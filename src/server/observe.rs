@@ -2,6 +2,7 @@
 
 use super::answer::{self, Outgoing};
 use super::deadline::Arrival;
+use super::open_rpc::OpenRpc;
 use super::receive::Received;
 use super::receive_stream::{Fault, ReceivedStream};
 use super::state::ServerState;
@@ -51,7 +52,8 @@ pub(super) struct Observe {
 struct Report {
     state: Arc<ServerState>,
     rpc: &'static str,
-    is_inference: bool,
+    /// Of Inference alone.
+    open: Option<Arc<OpenRpc>>,
     code: Option<Code>,
 }
 
@@ -79,10 +81,8 @@ impl Report {
     fn new(state: Arc<ServerState>, path: &str) -> Self {
         let rpc = RPCS.iter().find(|(known, _)| *known == path).map_or("other", |(_, name)| name);
         let is_inference = path.starts_with("/llorch.v1.Inference/");
-        if is_inference {
-            state.open_rpcs.send_modify(|open| *open += 1);
-        }
-        Self { state, rpc, is_inference, code: None }
+        let open = is_inference.then(|| OpenRpc::new(Arc::clone(&state)));
+        Self { state, rpc, open, code: None }
     }
 }
 
@@ -90,8 +90,8 @@ impl Drop for Report {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled);
         self.state.metrics.count_rpc(self.rpc, status::code_name(code));
-        if self.is_inference {
-            self.state.open_rpcs.send_modify(|open| *open -= 1);
+        if let Some(open) = &self.open {
+            open.close();
         }
     }
 }
@@ -108,6 +108,9 @@ impl Service<Request<Incoming>> for Observe {
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(Arrival(Instant::now()));
         let mut report = Report::new(Arc::clone(&self.state), request.uri().path());
+        if let Some(open) = &report.open {
+            request.extensions_mut().insert(Arc::clone(open));
+        }
         let limit = self.state.limits.max_message_bytes;
         let (state, fault) = (Arc::clone(&self.state), Fault::default());
         // Reflection alone takes more than one message.

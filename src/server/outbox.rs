@@ -6,45 +6,63 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_stream::Stream;
 use tonic::Status;
 
 /// What a token entry weighs beside its bytes: id, log-probability, framing.
 const TOKEN_BYTES: usize = 24;
 
+/// Bytes of one delta, about: a client that reads slowly is seen to read with each.
+const DELTA_BYTES: usize = 32 << 10;
+
 /// The client left more unread than it may.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Overflow;
 
+/// An event that was not read.
+struct Unread {
+    event: Event,
+    /// Weight of its delta, and of that what counts against the bound.
+    bytes: usize,
+    counted: usize,
+}
+
 struct Inner {
-    pending: VecDeque<Event>,
-    /// Weight of the pending deltas, and its bound.
+    pending: VecDeque<Unread>,
+    /// What counts of the pending deltas, and its bound.
     bytes: usize,
     max_bytes: usize,
     /// Nothing comes after what is pending but this.
     end: Option<Option<Status>>,
+    /// The client has read the end, or is gone.
+    is_over: bool,
     waker: Option<Waker>,
 }
 
+struct Shared {
+    inner: Mutex<Inner>,
+    /// The client has read something, or is gone.
+    read: Notify,
+}
+
 /// The end that the request's task writes to. Dropping it without [`Outbox::end`] is a fault of the task.
-pub(super) struct Outbox(Arc<Mutex<Inner>>);
+pub(super) struct Outbox(Arc<Shared>);
 
 /// The end that the client reads. Dropping it before its end cancels the request.
 pub(super) struct ResponseStream {
-    inner: Arc<Mutex<Inner>>,
+    shared: Arc<Shared>,
     canceller: Canceller,
     ended: bool,
 }
 
 /// A pair of ends.
 pub(super) fn channel(max_bytes: usize, canceller: Canceller) -> (Outbox, ResponseStream) {
-    let inner = Inner { pending: VecDeque::new(), bytes: 0, max_bytes, end: None, waker: None };
-    let inner = Arc::new(Mutex::new(inner));
-    (Outbox(Arc::clone(&inner)), ResponseStream { inner, canceller, ended: false })
-}
-
-fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
-    inner.lock().unwrap_or_else(PoisonError::into_inner)
+    let inner = Inner { pending: VecDeque::new(), bytes: 0, max_bytes, end: None, is_over: false, waker: None };
+    let shared = Arc::new(Shared { inner: Mutex::new(inner), read: Notify::new() });
+    (Outbox(Arc::clone(&shared)), ResponseStream { shared, canceller, ended: false })
 }
 
 /// Bytes that a delta holds, roughly.
@@ -54,7 +72,35 @@ pub(super) fn weight(text: &str, tokens: &[Token]) -> usize {
     text.len() + tokens.iter().map(token).sum::<usize>()
 }
 
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Inner {
+    /// Adds to the last unread delta of sequence `index`, or begins one. `counted` of it counts against the bound.
+    fn append(&mut self, index: u32, text: &str, tokens: Vec<Token>, counted: usize) {
+        let bytes = weight(text, &tokens);
+        self.bytes += counted;
+        let last = self.pending.iter_mut().rev().find_map(|unread| match &mut unread.event {
+            Event::Delta(delta) if delta.index == index => Some((delta, &mut unread.bytes, &mut unread.counted)),
+            _ => None,
+        });
+        match last.filter(|(_, before, _)| **before + bytes <= DELTA_BYTES) {
+            Some((delta, all, all_counted)) => {
+                delta.text.push_str(text);
+                delta.tokens.extend(tokens);
+                *all += bytes;
+                *all_counted += counted;
+            }
+            None => {
+                let event = Event::Delta(Delta { index, text: text.to_owned(), tokens });
+                self.pending.push_back(Unread { event, bytes, counted });
+            }
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -65,46 +111,40 @@ impl Inner {
 impl Outbox {
     /// An event that is no delta.
     pub fn push(&self, event: Event) {
-        let mut inner = lock(&self.0);
-        inner.pending.push_back(event);
+        let mut inner = self.0.lock();
+        inner.pending.push_back(Unread { event, bytes: 0, counted: 0 });
         inner.wake();
     }
 
-    /// Adds to the unread delta of sequence `index`, or begins one.
+    /// What sequence `index` brings next.
     pub fn push_delta(&self, index: u32, text: &str, tokens: Vec<Token>) -> Result<(), Overflow> {
-        let mut inner = lock(&self.0);
+        let mut inner = self.0.lock();
         let weight = weight(text, &tokens);
         if inner.bytes + weight > inner.max_bytes {
             return Err(Overflow);
         }
-        inner.bytes += weight;
-        let unread = inner.pending.iter_mut().rev().find_map(|event| match event {
-            Event::Delta(delta) if delta.index == index => Some(delta),
-            _ => None,
-        });
-        match unread {
-            Some(delta) => {
-                delta.text.push_str(text);
-                delta.tokens.extend(tokens);
-            }
-            None => inner.pending.push_back(Event::Delta(Delta { index, text: text.to_owned(), tokens })),
-        }
+        inner.append(index, text, tokens, weight);
         inner.wake();
         Ok(())
     }
 
     /// The prompt's text for every sequence. It does not count against the bound: the client asked for it.
     pub fn push_echo(&self, index: u32, text: &str) {
-        self.push_whole(index, text.to_owned(), Vec::new());
+        self.push_whole(index, text, Vec::new());
     }
 
-    /// A delta that the client does not read late: it could not have come earlier. It does not count against the bound.
-    pub fn push_whole(&self, index: u32, text: String, tokens: Vec<Token>) {
-        let mut inner = lock(&self.0);
-        let weight = weight(&text, &tokens);
-        inner.bytes += weight;
-        inner.max_bytes += weight;
-        inner.pending.push_back(Event::Delta(Delta { index, text, tokens }));
+    /// What the client does not read late: it could not have come earlier. It does not count against the bound.
+    pub fn push_whole(&self, index: u32, text: &str, tokens: Vec<Token>) {
+        let mut inner = self.0.lock();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.floor_char_boundary(DELTA_BYTES));
+            inner.append(index, piece, Vec::new(), 0);
+            rest = after;
+        }
+        for token in tokens {
+            inner.append(index, "", vec![token], 0);
+        }
         inner.wake();
     }
 
@@ -114,11 +154,30 @@ impl Outbox {
 
     /// The end of the stream, with an error or without. Only the first call counts.
     pub fn end(&self, error: Option<Status>) {
-        let mut inner = lock(&self.0);
+        let mut inner = self.0.lock();
         if inner.end.is_none() {
             inner.end = Some(error);
             inner.wake();
         }
+    }
+
+    /// Waits until the client has read the end or is gone. False where it read nothing for `patience`.
+    pub async fn is_read(&self, patience: Duration) -> bool {
+        while !self.0.lock().is_over {
+            if timeout(patience, self.0.read.notified()).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Drops what is unread; `error` is the end instead.
+    pub fn give_up(&self, error: Status) {
+        let mut inner = self.0.lock();
+        inner.pending = VecDeque::new();
+        inner.bytes = 0;
+        inner.end = Some(Some(error));
+        inner.wake();
     }
 }
 
@@ -135,18 +194,20 @@ impl Stream for ResponseStream {
         if self.ended {
             return Poll::Ready(None);
         }
-        let mut inner = lock(&self.inner);
-        if let Some(event) = inner.pending.pop_front() {
-            if let Event::Delta(delta) = &event {
-                inner.bytes -= weight(&delta.text, &delta.tokens);
-            }
+        let mut inner = self.shared.lock();
+        if let Some(Unread { event, counted, .. }) = inner.pending.pop_front() {
+            inner.bytes -= counted;
+            drop(inner);
+            self.shared.read.notify_one();
             return Poll::Ready(Some(Ok(GenerateResponse { event: Some(event) })));
         }
         let Some(error) = inner.end.clone() else {
             inner.waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
+        inner.is_over = true;
         drop(inner);
+        self.shared.read.notify_one();
         self.ended = true;
         Poll::Ready(error.map(Err))
     }
@@ -154,9 +215,13 @@ impl Stream for ResponseStream {
 
 impl Drop for ResponseStream {
     fn drop(&mut self) {
-        if lock(&self.inner).end.is_none() {
+        let mut inner = self.shared.lock();
+        inner.is_over = true;
+        if inner.end.is_none() {
             self.canceller.cancel(Cause::Client);
         }
+        drop(inner);
+        self.shared.read.notify_one();
     }
 }
 
@@ -215,6 +280,65 @@ mod tests {
         outbox.push_echo(0, &"p".repeat(1000));
         outbox.push_delta(0, "1234567890", Vec::new()).unwrap();
         assert_eq!(outbox.push_delta(0, "1", Vec::new()), Err(Overflow));
+    }
+
+    #[test]
+    fn an_echo_that_was_read_leaves_the_bound_as_it_was() {
+        let (outbox, mut stream, _) = pair(10);
+        outbox.push_echo(0, &"p".repeat(1000));
+        assert_eq!(next(&mut stream).unwrap().unwrap(), delta(0, &"p".repeat(1000)));
+        assert_eq!(outbox.push_delta(0, "12345678901", Vec::new()), Err(Overflow));
+        outbox.push_delta(0, "1234567890", Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_long_text_comes_in_pieces() {
+        let (outbox, mut stream, _) = pair(usize::MAX);
+        let text = "é".repeat(DELTA_BYTES);
+        outbox.push_echo(0, &text);
+        outbox.push_delta(0, &text[..DELTA_BYTES], Vec::new()).unwrap();
+        outbox.push_whole(1, "", vec![Token::default(); DELTA_BYTES / TOKEN_BYTES + 1]);
+        outbox.end(None);
+        let (mut read, mut tokens) = (String::new(), 0);
+        while let Some(event) = next(&mut stream) {
+            let Event::Delta(delta) = event.unwrap() else { panic!("a delta") };
+            assert!(weight(&delta.text, &delta.tokens) <= DELTA_BYTES);
+            read.push_str(&delta.text);
+            tokens += delta.tokens.len();
+        }
+        assert!(read == text.clone() + &text[..DELTA_BYTES]);
+        assert_eq!(tokens, DELTA_BYTES / TOKEN_BYTES + 1);
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_read_when_its_end_is() {
+        const PATIENCE: Duration = Duration::from_secs(600);
+        let (outbox, mut stream, _) = pair(10);
+        outbox.push_echo(0, "a");
+        outbox.push_echo(1, "b");
+        outbox.end(None);
+        for _ in 0..3 {
+            assert_eq!(outbox.is_read(PATIENCE).now_or_never(), None);
+            assert!(next(&mut stream).is_none_or(|event| event.is_ok()));
+        }
+        assert_eq!(outbox.is_read(PATIENCE).now_or_never(), Some(true));
+        let (outbox, stream, _) = pair(10);
+        outbox.push_echo(0, "a");
+        outbox.end(None);
+        drop(stream);
+        assert_eq!(outbox.is_read(PATIENCE).now_or_never(), Some(true));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_reads_is_dropped() {
+        let (outbox, mut stream, _) = pair(10);
+        outbox.push_echo(0, "a");
+        outbox.push_delta(0, "b", Vec::new()).unwrap();
+        outbox.end(None);
+        assert!(!outbox.is_read(Duration::ZERO).await);
+        outbox.give_up(Status::internal("unread"));
+        assert_eq!(next(&mut stream).unwrap().unwrap_err().message(), "unread");
+        assert!(next(&mut stream).is_none());
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! The task of a request: events of the engine in, messages out. It finds stop strings whether or not the client reads.
 
 use super::best_of::{BestOf, TooLarge};
+use super::open_rpc::OpenRpc;
 use super::outbox::{Outbox, Overflow};
 use super::proto::{self, FinishReason, Finished, Token, TopToken, Usage};
 use super::status;
 use crate::engine::handle::Cause;
 use crate::engine::handle::EventStream;
-use crate::engine::request::{Event, Finish, Timings};
+use crate::engine::request::{Event, Finish, RequestError, Timings};
 use crate::metrics::Metrics;
 use crate::text::Detokenizer;
 use crate::text::StopStrings;
 use crate::text::Tokenizer;
 use crate::types::{self, Sampled};
 use std::sync::Arc;
+use std::time::Duration;
+use tonic::Status;
 
 /// How the client wants to see the completion.
 pub(super) struct ResponsePlan {
@@ -44,12 +47,25 @@ pub(super) struct Writer {
     /// Holds everything back when fewer sequences are returned than are computed.
     best_of: Option<BestOf>,
     outbox: Outbox,
+    answer_timeout: Duration,
+    open: Option<Arc<OpenRpc>>,
 }
 
 /// Why a request cannot be answered further.
 enum Stopped {
     Overflow,
     TooLarge(usize),
+    Failed(RequestError),
+}
+
+impl Stopped {
+    fn status(self) -> Status {
+        match self {
+            Self::Overflow => status::slow_consumer(),
+            Self::TooLarge(limit) => status::response_too_large(limit),
+            Self::Failed(error) => status::of(&error),
+        }
+    }
 }
 
 impl From<Overflow> for Stopped {
@@ -84,40 +100,47 @@ impl Writer {
         let choose = || BestOf::new(request.n, request.best_of, request.max_held_bytes);
         let best_of = (request.best_of > request.n).then(choose);
         let fingerprint = request.fingerprint.to_owned();
-        Self { tokenizer, metrics, plan, prompt_tokens: request.prompt_tokens, fingerprint, lines, best_of, outbox }
+        let (prompt_tokens, answer_timeout, open) =
+            (request.prompt_tokens, request.answer_timeout, request.open.clone());
+        Self { tokenizer, metrics, plan, prompt_tokens, fingerprint, lines, best_of, outbox, answer_timeout, open }
     }
 
-    /// Runs to the end of the request.
+    /// Runs until the client has read the end of the request, or does not read it.
     pub async fn run(mut self, mut events: EventStream) {
+        let written = self.write(&mut events).await;
+        let is_cut = matches!(written, Err(Stopped::Overflow));
+        if is_cut {
+            self.metrics.slow_consumers.increment(1);
+            events.canceller().cancel(Cause::SlowConsumer);
+        }
+        self.outbox.end(written.err().map(Stopped::status));
+        drop(events);
+        if self.outbox.is_read(self.answer_timeout).await {
+            return;
+        }
+        if !is_cut {
+            self.metrics.slow_consumers.increment(1);
+        }
+        self.outbox.give_up(status::slow_consumer());
+        // The transport does not take even an end from a stream whose window is used up.
+        if let Some(open) = &self.open {
+            open.close();
+        }
+    }
+
+    async fn write(&mut self, events: &mut EventStream) -> Result<(), Stopped> {
         while let Some(event) = events.recv().await {
-            let written = match event {
+            match event {
                 Event::Token { index, sampled, finish, timings, cached_tokens } => {
-                    let facts = (timings, cached_tokens);
-                    self.token(&mut events, index, &sampled, finish, facts)
+                    self.token(events, index, &sampled, finish, (timings, cached_tokens))?;
                 }
-                Event::Failed(error) => {
-                    self.outbox.end(Some(status::of(&error)));
-                    return;
-                }
-            };
-            match written {
-                Ok(()) => {}
-                Err(Stopped::Overflow) => {
-                    self.metrics.slow_consumers.increment(1);
-                    events.canceller().cancel(Cause::SlowConsumer);
-                    self.outbox.end(Some(status::slow_consumer()));
-                    return;
-                }
-                Err(Stopped::TooLarge(limit)) => {
-                    self.outbox.end(Some(status::response_too_large(limit)));
-                    return;
-                }
+                Event::Failed(error) => return Err(Stopped::Failed(error)),
             }
         }
-        if let Some(best_of) = self.best_of {
+        if let Some(best_of) = self.best_of.take() {
             best_of.send(&self.outbox);
         }
-        self.outbox.end(None);
+        Ok(())
     }
 
     fn token(
@@ -195,6 +218,9 @@ pub(super) struct RequestFacts<'a> {
     pub max_held_bytes: usize,
     pub prompt_tokens: u32,
     pub fingerprint: &'a str,
+    /// A client that reads nothing for so long is not waited for.
+    pub answer_timeout: Duration,
+    pub open: Option<Arc<OpenRpc>>,
 }
 
 impl Line {

@@ -2,13 +2,16 @@
 
 use super::{PROMPT, without_message};
 use crate::support::client::{
-    Options, TestServer, assert_status, endpoint, eventually, request, retry_delay, tokenizer,
+    Options, Stream, TestServer, assert_status, endpoint, eventually, request, retry_delay, tokenizer,
 };
 use crate::support::raw_http2::RawClient;
 use futures_util::FutureExt;
 use llorch_cpud::server::Shutdown;
+use llorch_cpud::server::proto::inference_client::InferenceClient;
 use llorch_cpud::server::proto::tokenizer_client::TokenizerClient;
-use llorch_cpud::server::proto::{DetokenizeRequest, DetokenizeResponse, GenerateRequest, GetLoadRequest, KvOptions};
+use llorch_cpud::server::proto::{
+    DetokenizeRequest, DetokenizeResponse, GenerateRequest, GetLoadRequest, KvOptions, ResponseOptions,
+};
 use llorch_cpud::server::state::Phase;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -104,6 +107,25 @@ async fn reflection_has_bounds_too() {
     }
     // By then a stream without a message was idle for longer.
     assert!(idle.message().now_or_never().is_none(), "still open");
+}
+
+/// API-41: nobody waits for who asks for much and reads nothing.
+#[tokio::test]
+async fn a_finished_stream_that_is_not_read_is_given_up() {
+    covers!("API-41");
+    let mut options = Options::default();
+    options.limits.answer_timeout = Duration::from_millis(100);
+    let server = TestServer::start(options).await;
+    let narrow = endpoint(server.address).initial_stream_window_size(500).connect().await.expect("connected");
+    let response = Some(ResponseOptions { echo: true, ..Default::default() });
+    let wanted = GenerateRequest { n: Some(32), response, ..request(&[70; 400], 1) };
+    let unread = InferenceClient::new(narrow).generate(wanted).await.expect("accepted").into_inner();
+    eventually("nobody waits for it", || server.state.num_open_rpcs() == 0).await;
+    assert_eq!(server.metric("llorch_slow_consumers_total"), 1.0);
+    assert_status(&Stream(unread).error().await, Code::ResourceExhausted, "SLOW_CONSUMER");
+    server.collect(request(&PROMPT, 5)).await;
+    eventually("all are answered", || server.state.num_open_rpcs() == 0).await;
+    assert_eq!(server.metric("llorch_slow_consumers_total"), 1.0);
 }
 
 /// Ids whose text has `bytes` bytes or a few more.
