@@ -3,57 +3,67 @@
 use super::state::ServerState;
 use super::status;
 use hyper::body::Bytes;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tonic::Status;
 
 /// Frames of this size and less need no room: the transport holds as much of each stream anyway
-/// ([`super::limits::ServerLimits::max_send_buffer_bytes`]).
+/// ([`super::limits::ServerLimits::max_send_buffer_bytes`]). Longer ones go to it in pieces of that size.
 const FREE_BYTES: usize = 64 << 10;
 
-/// Bytes that a connection on which answers are read sends at least between two looks. The protocol itself sends less.
-const LEAST_SENT: u64 = 1024;
+/// Pieces of a frame that the transport has taken. It takes the next when the client has read most of those before.
+type Taken = AtomicU64;
 
-/// What one connection has sent, and what it holds of frames that take room.
+/// Frames of one connection that take room.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
-    sent: AtomicU64,
-    held: AtomicU64,
+pub(super) struct Outgoing(Mutex<Vec<Waiting>>);
+
+/// A frame that exists, maybe.
+#[derive(Debug)]
+struct Waiting {
+    taken: Weak<Taken>,
+    /// When it was looked at last.
+    before: Option<u64>,
 }
 
 impl Outgoing {
-    pub fn sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Returns when answers lie there of which nothing was read for `time`, after twice that at the latest.
+    /// Returns when an answer lies there of which nothing was read for `time`, after twice that at the latest. That
+    /// others are read does not count: they may be small and many.
     pub async fn stalls(&self, time: Duration) {
-        let mut before = None;
         loop {
             sleep(time).await;
-            let (sent, held) = (self.sent.load(Ordering::Relaxed), self.held.load(Ordering::Relaxed));
-            if held > 0 && before.is_some_and(|before| sent - before < LEAST_SENT) {
+            if self.any_rests() {
                 return;
             }
-            before = (held > 0).then_some(sent);
         }
+    }
+
+    /// Whether nothing of an answer was taken since the last look.
+    fn any_rests(&self) -> bool {
+        let mut any_rests = false;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain_mut(|waiting| {
+            let taken = waiting.taken.upgrade().map(|taken| taken.load(Ordering::Relaxed));
+            any_rests |= taken.is_some() && taken == waiting.before;
+            waiting.before = taken;
+            taken.is_some()
+        });
+        any_rests
+    }
+
+    fn add(&self, taken: &Arc<Taken>) {
+        let waiting = Waiting { taken: Arc::downgrade(taken), before: None };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(waiting);
     }
 }
 
 /// The bytes of a frame, and the room they take until the last part of them is sent or dropped.
 struct Held {
     data: Bytes,
-    outgoing: Arc<Outgoing>,
+    _taken: Arc<Taken>,
     _room: OwnedSemaphorePermit,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.outgoing.held.fetch_sub(self.data.len() as u64, Ordering::Relaxed);
-    }
 }
 
 impl AsRef<[u8]> for Held {
@@ -62,10 +72,32 @@ impl AsRef<[u8]> for Held {
     }
 }
 
+/// What the transport has not taken of a frame.
+#[derive(Default)]
+pub(super) struct Rest {
+    data: Bytes,
+    taken: Weak<Taken>,
+}
+
+impl Rest {
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
+    }
+
+    /// The next piece; an empty one after the last.
+    pub fn take(&mut self) -> Bytes {
+        let piece = self.data.split_to(self.data.len().min(FREE_BYTES));
+        if let Some(taken) = self.taken.upgrade() {
+            taken.fetch_add(1, Ordering::Relaxed);
+        }
+        piece
+    }
+}
+
 /// The same bytes, which take room while they exist; or why there is none.
-pub(super) fn hold(state: &ServerState, outgoing: &Arc<Outgoing>, data: Bytes) -> Result<Bytes, Status> {
+pub(super) fn hold(state: &ServerState, outgoing: &Outgoing, data: Bytes) -> Result<Rest, Status> {
     if data.len() <= FREE_BYTES {
-        return Ok(data);
+        return Ok(Rest { data, taken: Weak::new() });
     }
     let limit = state.limits.max_answer_bytes;
     let Some(permits) = u32::try_from(data.len()).ok().filter(|_| data.len() <= limit) else {
@@ -75,6 +107,30 @@ pub(super) fn hold(state: &ServerState, outgoing: &Arc<Outgoing>, data: Bytes) -
         state.metrics.count_rejection("answers_full");
         return Err(status::queue_full(1000));
     };
-    outgoing.held.fetch_add(data.len() as u64, Ordering::Relaxed);
-    Ok(Bytes::from_owner(Held { data, outgoing: Arc::clone(outgoing), _room: room }))
+    let taken = Arc::default();
+    outgoing.add(&taken);
+    let weak = Arc::downgrade(&taken);
+    Ok(Rest { data: Bytes::from_owner(Held { data, _taken: taken, _room: room }), taken: weak })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_is_to_be_read() {
+        let outgoing = Outgoing::default();
+        let (slow, unread) = (Arc::default(), Arc::default());
+        outgoing.add(&slow);
+        assert!(!outgoing.any_rests(), "it is new");
+        slow.fetch_add(1, Ordering::Relaxed);
+        outgoing.add(&unread);
+        assert!(!outgoing.any_rests(), "one was read, one is new");
+        slow.fetch_add(1, Ordering::Relaxed);
+        assert!(outgoing.any_rests(), "one was not read");
+        drop(unread);
+        slow.fetch_add(1, Ordering::Relaxed);
+        assert!(!outgoing.any_rests(), "it is gone");
+        assert!(outgoing.any_rests(), "nothing was read");
+    }
 }

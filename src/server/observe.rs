@@ -1,6 +1,6 @@
 //! Around every RPC: counts how it ended, and turns tonic's own errors into those of the table.
 
-use super::answer::{self, Outgoing};
+use super::answer::{self, Outgoing, Rest};
 use super::deadline::Arrival;
 use super::open_rpc::OpenRpc;
 use super::receive::Received;
@@ -60,6 +60,8 @@ struct Report {
 /// A response body that waits for its trailers.
 pub(super) struct Observed {
     body: Body,
+    /// Of the last frame; it comes before the next.
+    rest: Rest,
     report: Report,
     outgoing: Arc<Outgoing>,
     /// Of the request, which stands for a good end of the response.
@@ -125,10 +127,10 @@ impl Service<Request<Incoming>> for Observe {
             let Some(Ok(response)) = contained(response).await else {
                 report.code = Some(Code::Internal);
                 let response: Response<Body> = status::sequence_panic().into_http();
-                return Ok(response.map(|body| Observed { body, report, outgoing, fault }));
+                return Ok(response.map(|body| Observed { body, rest: Rest::default(), report, outgoing, fault }));
             };
             let Some(status) = code_of(response.headers()).and(Status::from_header_map(response.headers())) else {
-                return Ok(response.map(|body| Observed { body, report, outgoing, fault }));
+                return Ok(response.map(|body| Observed { body, rest: Rest::default(), report, outgoing, fault }));
             };
             let own = translate(&status, limit);
             let response = own.map_or(response, |status| {
@@ -136,7 +138,7 @@ impl Service<Request<Incoming>> for Observe {
                 status.into_http()
             });
             report.code = report.code.or(Some(status.code()));
-            Ok(response.map(|body| Observed { body, report, outgoing, fault }))
+            Ok(response.map(|body| Observed { body, rest: Rest::default(), report, outgoing, fault }))
         })
     }
 }
@@ -188,10 +190,16 @@ impl HttpBody for Observed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(self.rest.take()))));
+        }
         let Some(frame) = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return Poll::Ready(None) };
         Poll::Ready(Some(frame.map(|frame| match frame.into_data() {
             Ok(data) => match answer::hold(&self.report.state, &self.outgoing, data) {
-                Ok(data) => Frame::data(data),
+                Ok(rest) => {
+                    self.rest = rest;
+                    Frame::data(self.rest.take())
+                }
                 Err(status) => self.give_up(status),
             },
             Err(_) if let Some(status) = self.fault.get().cloned() => self.give_up(status),
@@ -203,7 +211,7 @@ impl HttpBody for Observed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

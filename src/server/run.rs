@@ -258,11 +258,10 @@ impl Connection {
         };
         let (reader, writer) = stream.into_split();
         let (outgoing, sent) = (Arc::new(Outgoing::default()), self.sent);
-        let of_this = Arc::clone(&outgoing);
-        let writer = InspectWriter::new(writer, move |bytes: &[u8]| {
+        let count = move |bytes: &[u8]| {
             sent.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            of_this.sent(bytes.len());
-        });
+        };
+        let writer = InspectWriter::new(writer, count);
         let stream = TokioIo::new(tokio::io::join(Cursor::new(preface).chain(reader), writer));
         let service = TowerToHyperService::new(self.service.on(Arc::clone(&outgoing)));
         let mut connection = std::pin::pin!(http2_builder(&limits).serve_connection(stream, service));

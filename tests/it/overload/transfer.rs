@@ -7,6 +7,7 @@ use crate::support::client::{
 use crate::support::raw_http2::RawClient;
 use futures_util::FutureExt;
 use llorch_cpud::server::Shutdown;
+use llorch_cpud::server::proto::control_client::ControlClient;
 use llorch_cpud::server::proto::inference_client::InferenceClient;
 use llorch_cpud::server::proto::tokenizer_client::TokenizerClient;
 use llorch_cpud::server::proto::{
@@ -20,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::StreamExt;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Endpoint;
+use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -109,6 +110,11 @@ async fn reflection_has_bounds_too() {
     assert!(idle.message().now_or_never().is_none(), "still open");
 }
 
+/// A connection whose streams take 500 bytes before they are read.
+async fn narrow(address: SocketAddr) -> Channel {
+    endpoint(address).initial_stream_window_size(500).connect().await.expect("connected")
+}
+
 /// API-41: nobody waits for who asks for much and reads nothing.
 #[tokio::test]
 async fn a_finished_stream_that_is_not_read_is_given_up() {
@@ -116,10 +122,10 @@ async fn a_finished_stream_that_is_not_read_is_given_up() {
     let mut options = Options::default();
     options.limits.answer_timeout = Duration::from_millis(100);
     let server = TestServer::start(options).await;
-    let narrow = endpoint(server.address).initial_stream_window_size(500).connect().await.expect("connected");
     let response = Some(ResponseOptions { echo: true, ..Default::default() });
     let wanted = GenerateRequest { n: Some(32), response, ..request(&[70; 400], 1) };
-    let unread = InferenceClient::new(narrow).generate(wanted).await.expect("accepted").into_inner();
+    let unread =
+        InferenceClient::new(narrow(server.address).await).generate(wanted).await.expect("accepted").into_inner();
     eventually("nobody waits for it", || server.state.num_open_rpcs() == 0).await;
     assert_eq!(server.metric("llorch_slow_consumers_total"), 1.0);
     assert_status(&Stream(unread).error().await, Code::ResourceExhausted, "SLOW_CONSUMER");
@@ -136,8 +142,8 @@ fn ids_of_a_text(bytes: usize) -> DetokenizeRequest {
 }
 
 /// The answer to a Detokenize, of which nothing is read yet.
-async fn unread(endpoint: Endpoint, wanted: DetokenizeRequest) -> Streaming<DetokenizeResponse> {
-    let mut client = Grpc::new(endpoint.connect().await.expect("connected")).max_decoding_message_size(usize::MAX);
+async fn unread(channel: Channel, wanted: DetokenizeRequest) -> Streaming<DetokenizeResponse> {
+    let mut client = Grpc::new(channel).max_decoding_message_size(usize::MAX);
     client.ready().await.expect("connected");
     let path = PathAndQuery::from_static("/llorch.v1.Tokenizer/Detokenize");
     let codec = ProstCodec::<DetokenizeRequest, DetokenizeResponse>::default();
@@ -152,7 +158,7 @@ async fn answers_that_are_not_read_are_bounded() {
     options.limits.max_answer_bytes = 400_000;
     let server = TestServer::start(options).await;
     let wanted = ids_of_a_text(300_000);
-    let unread = unread(endpoint(server.address).initial_stream_window_size(500), wanted.clone()).await;
+    let unread = unread(narrow(server.address).await, wanted.clone()).await;
     eventually("the answer lies there", || server.state.num_answer_bytes() >= 300_000).await;
     let mut client = TokenizerClient::new(server.channel.clone());
     let status = client.detokenize(wanted.clone()).await.expect_err("too much");
@@ -174,9 +180,19 @@ async fn a_connection_that_reads_no_answer_is_closed() {
     let mut options = Options::default();
     options.limits.answer_timeout = Duration::from_millis(100);
     let server = TestServer::start(options).await;
-    let window = endpoint(server.address).initial_stream_window_size(500);
-    let mut unread = unread(window, ids_of_a_text(300_000)).await;
-    eventually("the answer is dropped", || server.state.num_answer_bytes() == 0).await;
+    let channel = narrow(server.address).await;
+    let mut unread = unread(channel.clone(), ids_of_a_text(300_000)).await;
+    // What else the connection reads is of no help.
+    let mut others = ControlClient::new(channel);
+    let chatter = async {
+        loop {
+            let _ = others.get_load(GetLoadRequest::default()).await;
+        }
+    };
+    tokio::select! {
+        () = eventually("the answer is dropped", || server.state.num_answer_bytes() == 0) => {}
+        _ = chatter => {}
+    }
     unread.message().await.expect_err("cut off");
     assert_eq!(server.metric("llorch_slow_consumers_total"), 1.0);
     // Who holds nothing is left alone.
@@ -210,7 +226,7 @@ async fn slow_answer(bytes: usize) -> (TestServer, Streaming<DetokenizeResponse>
     let way = slow_way(server.address, 1 << 20, Duration::from_millis(200)).await;
     let window = 0x7fff_ffff;
     let client = endpoint(way).initial_stream_window_size(window).initial_connection_window_size(window);
-    let answer = unread(client, ids_of_a_text(bytes)).await;
+    let answer = unread(client.connect().await.expect("connected"), ids_of_a_text(bytes)).await;
     (server, answer)
 }
 
