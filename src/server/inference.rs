@@ -15,6 +15,7 @@ use crate::text::Tokenizer;
 use crate::types::{CacheDomain, TokenId};
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status};
 
@@ -209,7 +210,8 @@ async fn encode(
     result.map_err(|error| status::encode_failed(&error))
 }
 
-/// Does `work` on a text of `size` bytes or tokens: here if it is short, else on a thread beside the asynchronous ones.
+/// Does `work` on `size` bytes: here if they are few, else on a thread beside the asynchronous ones. Until it is done
+/// they take room as messages on their way in do: many may wait.
 pub(super) async fn text_work<T: Send + 'static>(
     state: &ServerState,
     size: usize,
@@ -218,14 +220,16 @@ pub(super) async fn text_work<T: Send + 'static>(
     if size <= state.limits.inline_encode_bytes {
         return Ok(work());
     }
-    let Ok(_place) = state.encodes.try_acquire() else {
+    let permits = u32::try_from(size).unwrap_or(u32::MAX);
+    let room = Semaphore::try_acquire_many_owned(Arc::clone(&state.receiving), permits);
+    let (Ok(_place), Ok(room)) = (state.encodes.try_acquire(), room) else {
         state.metrics.count_rejection("encoders_busy");
         return Err(status::queue_full(1000));
     };
-    // The permit goes with the work: a client that leaves does not make room for another before it is done.
+    // They go with the work: a client that leaves does not make room for another before it is done.
     let permit = Arc::clone(&state.encoders).acquire_owned().await.map_err(|_| status::draining())?;
     let job = move || {
-        let _permit = permit;
+        let _held = (permit, room);
         work()
     };
     tokio::task::spawn_blocking(job).await.map_err(|_| status::sequence_panic())

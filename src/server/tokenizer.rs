@@ -33,14 +33,14 @@ impl Tokenizer for TokenizerService {
         let mut violations = Violations::default();
         violations.token_ids("ids", &ids, tokenizer.vocab_size());
         violations.check()?;
-        let num_ids = ids.len();
+        let id_bytes = size_of_val(ids.as_slice());
         // A token can stand for far more bytes than it takes in the message.
         let max_bytes = self.0.limits.max_response_bytes;
         let work = move || {
             let bytes: usize = ids.iter().map(|&id| tokenizer.token_bytes(id).len()).sum();
             (bytes <= max_bytes).then(|| String::from_utf8_lossy(&tokenizer.decode(&ids)).into_owned())
         };
-        let text = text_work(&self.0, num_ids, work).await?;
+        let text = text_work(&self.0, id_bytes, work).await?;
         let text = text.ok_or_else(|| status::response_too_large(max_bytes))?;
         Ok(Response::new(DetokenizeResponse { text }))
     }

@@ -11,7 +11,7 @@ use llorch_cpud::server::proto::control_client::ControlClient;
 use llorch_cpud::server::proto::inference_client::InferenceClient;
 use llorch_cpud::server::proto::tokenizer_client::TokenizerClient;
 use llorch_cpud::server::proto::{
-    DetokenizeRequest, DetokenizeResponse, GenerateRequest, GetLoadRequest, KvOptions, ResponseOptions,
+    DetokenizeRequest, DetokenizeResponse, GenerateRequest, GetLoadRequest, KvOptions, ResponseOptions, TokenizeRequest,
 };
 use llorch_cpud::server::state::Phase;
 use std::net::SocketAddr;
@@ -73,6 +73,29 @@ async fn small_messages_need_no_room() {
     server.collect(request(&PROMPT, 5)).await;
     let large = GenerateRequest { tenant: "t".repeat(300), ..request(&PROMPT, 5) };
     assert_status(&server.refusal(large).await, Code::ResourceExhausted, "QUEUE_FULL");
+}
+
+/// API-29: texts that wait for an encoder take room as well.
+#[tokio::test]
+async fn texts_that_wait_are_bounded() {
+    covers!("API-29");
+    let mut options = Options::default();
+    // No text gets an encoder. Both messages fit beside each other, but for the 256 bytes of each that need no room.
+    options.limits.max_encoders = 0;
+    options.limits.inline_encode_bytes = 100;
+    options.limits.max_receiving_bytes = 1900;
+    let server = TestServer::start(options).await;
+    let tokenize = || {
+        let mut client = TokenizerClient::new(server.channel.clone());
+        async move { client.tokenize(TokenizeRequest { text: "t".repeat(1000), ..Default::default() }).await }.boxed()
+    };
+    let first = futures_util::future::select_all([tokenize(), tokenize()]);
+    let (refused, _, waiting) = tokio::time::timeout(Duration::from_secs(30), first).await.expect("one is refused");
+    assert_status(&refused.expect_err("no room"), Code::ResourceExhausted, "QUEUE_FULL");
+    assert_eq!(server.metric("llorch_admission_rejections_total{reason=\"encoders_busy\"}"), 1.0);
+    let small = TokenizeRequest { text: "t".repeat(100), ..Default::default() };
+    TokenizerClient::new(server.channel.clone()).tokenize(small).await.expect("needs no room");
+    drop(waiting);
 }
 
 /// API-25, API-29: the messages of a reflection stream are short, and come to their ends.
