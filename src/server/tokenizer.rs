@@ -5,8 +5,12 @@ use super::proto::tokenizer_server::Tokenizer;
 use super::proto::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
 use super::state::ServerState;
 use super::{status, violations::Violations};
+use crate::types::TokenId;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
+
+/// What a token of an answer weighs beside the bytes of its piece.
+const PIECE_BYTES: usize = size_of::<TokenId>() + size_of::<Vec<u8>>();
 
 pub(super) struct TokenizerService(pub Arc<ServerState>);
 
@@ -18,13 +22,17 @@ impl Tokenizer for TokenizerService {
         let add_special = request.add_special.unwrap_or(true);
         let parse_special = request.parse_special.unwrap_or(false);
         let bytes = request.text.len();
+        let max_bytes = self.0.limits.max_response_bytes;
         let work = move || {
             let ids = tokenizer.encode(&request.text, add_special, parse_special)?;
-            let pieces = ids.iter().map(|&id| tokenizer.piece(id).to_vec()).collect();
-            Ok(TokenizeResponse { ids, pieces })
+            // A byte of text can become a token, and a piece takes far more than its bytes.
+            let bytes: usize = ids.iter().map(|&id| PIECE_BYTES + tokenizer.piece(id).len()).sum();
+            let pieces = || ids.iter().map(|&id| tokenizer.piece(id).to_vec()).collect();
+            let pieces = (bytes <= max_bytes).then(pieces);
+            Ok(pieces.map(|pieces| TokenizeResponse { ids, pieces }))
         };
-        let answer = text_work(&self.0, bytes, work).await?;
-        Ok(Response::new(answer.map_err(|error| status::encode_failed(&error))?))
+        let answer = text_work(&self.0, bytes, work).await?.map_err(|error| status::encode_failed(&error))?;
+        Ok(Response::new(answer.ok_or_else(|| status::response_too_large(max_bytes))?))
     }
 
     async fn detokenize(&self, request: Request<DetokenizeRequest>) -> Result<Response<DetokenizeResponse>, Status> {

@@ -15,7 +15,7 @@ use llorch_cpud::server::proto::generate_response::Event;
 use llorch_cpud::server::proto::inference_client::InferenceClient;
 use llorch_cpud::server::proto::tokenizer_client::TokenizerClient;
 use llorch_cpud::server::proto::{
-    DetokenizeRequest, GenerateRequest, ResponseOptions, SamplingParams, WatchLoadRequest,
+    DetokenizeRequest, GenerateRequest, ResponseOptions, SamplingParams, TokenizeRequest, WatchLoadRequest,
 };
 use llorch_cpud::server::state::Phase;
 use std::net::SocketAddr;
@@ -295,6 +295,12 @@ async fn an_answer_in_one_piece_has_a_bound() {
     server.at_rest().await;
     assert_eq!(server.collect(wanted).await.sequences[0].tokens.len(), 400);
     let mut client = TokenizerClient::new(server.channel.clone());
+    let tokenize = |text: String| TokenizeRequest { text, add_special: Some(false), ..Default::default() };
+    let tokenized = client.tokenize(tokenize("\u{1}".repeat(6))).await.expect("fits").into_inner();
+    assert!((6..=7).contains(&tokenized.pieces.len()), "{tokenized:?}");
+    // In the message it is within the bound, but not where it is held.
+    let status = client.tokenize(tokenize("\u{1}".repeat(12))).await.expect_err("too large");
+    assert_status(&status, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
     let id = (0..).find(|&id| tokenizer().token_bytes(id).len() == 1).expect("a token of one byte");
     let detokenized = client.detokenize(DetokenizeRequest { ids: vec![id; 300] }).await.expect("fits").into_inner();
     assert_eq!(detokenized.text.as_bytes(), tokenizer().decode(&[id; 300]));
