@@ -143,15 +143,8 @@ impl InferenceService {
                 outbox.push_echo(index, text);
             }
         }
-        let facts = RequestFacts {
-            n,
-            best_of,
-            max_held_bytes: state.limits.max_response_bytes,
-            prompt_tokens,
-            fingerprint: &loaded.fingerprint,
-            answer_timeout: state.limits.answer_timeout,
-            open,
-        };
+        let facts =
+            RequestFacts { n, best_of, prompt_tokens, fingerprint: &loaded.fingerprint, limits: &state.limits, open };
         let (tokenizer, metrics) = (Arc::clone(&loaded.tokenizer), Arc::clone(&state.metrics));
         tokio::spawn(Writer::new(tokenizer, metrics, checked.plan, &facts, outbox).run(events));
         Ok(stream)

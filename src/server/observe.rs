@@ -86,6 +86,12 @@ impl Report {
         let open = is_inference.then(|| OpenRpc::new(Arc::clone(&state)));
         Self { state, rpc, open, code: None }
     }
+
+    fn moves(&self) {
+        if let Some(open) = &self.open {
+            open.moves();
+        }
+    }
 }
 
 impl Drop for Report {
@@ -191,9 +197,11 @@ impl HttpBody for Observed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         if !self.rest.is_empty() {
+            self.report.moves();
             return Poll::Ready(Some(Ok(Frame::data(self.rest.take()))));
         }
         let Some(frame) = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return Poll::Ready(None) };
+        self.report.moves();
         Poll::Ready(Some(frame.map(|frame| match frame.into_data() {
             Ok(data) => match answer::hold(&self.report.state, &self.outgoing, data) {
                 Ok(rest) => {

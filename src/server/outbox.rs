@@ -6,9 +6,6 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
-use tokio::sync::Notify;
-use tokio::time::timeout;
 use tokio_stream::Stream;
 use tonic::Status;
 
@@ -37,32 +34,28 @@ struct Inner {
     max_bytes: usize,
     /// Nothing comes after what is pending but this.
     end: Option<Option<Status>>,
-    /// The client has read the end, or is gone.
-    is_over: bool,
     waker: Option<Waker>,
 }
 
-struct Shared {
-    inner: Mutex<Inner>,
-    /// The client has read something, or is gone.
-    read: Notify,
-}
-
 /// The end that the request's task writes to. Dropping it without [`Outbox::end`] is a fault of the task.
-pub(super) struct Outbox(Arc<Shared>);
+pub(super) struct Outbox(Arc<Mutex<Inner>>);
 
 /// The end that the client reads. Dropping it before its end cancels the request.
 pub(super) struct ResponseStream {
-    shared: Arc<Shared>,
+    inner: Arc<Mutex<Inner>>,
     canceller: Canceller,
     ended: bool,
 }
 
 /// A pair of ends.
 pub(super) fn channel(max_bytes: usize, canceller: Canceller) -> (Outbox, ResponseStream) {
-    let inner = Inner { pending: VecDeque::new(), bytes: 0, max_bytes, end: None, is_over: false, waker: None };
-    let shared = Arc::new(Shared { inner: Mutex::new(inner), read: Notify::new() });
-    (Outbox(Arc::clone(&shared)), ResponseStream { shared, canceller, ended: false })
+    let inner = Inner { pending: VecDeque::new(), bytes: 0, max_bytes, end: None, waker: None };
+    let inner = Arc::new(Mutex::new(inner));
+    (Outbox(Arc::clone(&inner)), ResponseStream { inner, canceller, ended: false })
+}
+
+fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
+    inner.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Bytes that a delta holds, roughly.
@@ -70,12 +63,6 @@ pub(super) fn weight(text: &str, tokens: &[Token]) -> usize {
     let token =
         |t: &Token| TOKEN_BYTES + t.bytes.len() + t.top.iter().map(|top| TOKEN_BYTES + top.bytes.len()).sum::<usize>();
     text.len() + tokens.iter().map(token).sum::<usize>()
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Inner {
@@ -111,14 +98,14 @@ impl Inner {
 impl Outbox {
     /// An event that is no delta.
     pub fn push(&self, event: Event) {
-        let mut inner = self.0.lock();
+        let mut inner = lock(&self.0);
         inner.pending.push_back(Unread { event, bytes: 0, counted: 0 });
         inner.wake();
     }
 
     /// What sequence `index` brings next.
     pub fn push_delta(&self, index: u32, text: &str, tokens: Vec<Token>) -> Result<(), Overflow> {
-        let mut inner = self.0.lock();
+        let mut inner = lock(&self.0);
         let weight = weight(text, &tokens);
         if inner.bytes + weight > inner.max_bytes {
             return Err(Overflow);
@@ -135,7 +122,7 @@ impl Outbox {
 
     /// What the client does not read late: it could not have come earlier. It does not count against the bound.
     pub fn push_whole(&self, index: u32, text: &str, tokens: Vec<Token>) {
-        let mut inner = self.0.lock();
+        let mut inner = lock(&self.0);
         let mut rest = text;
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.floor_char_boundary(DELTA_BYTES));
@@ -154,26 +141,16 @@ impl Outbox {
 
     /// The end of the stream, with an error or without. Only the first call counts.
     pub fn end(&self, error: Option<Status>) {
-        let mut inner = self.0.lock();
+        let mut inner = lock(&self.0);
         if inner.end.is_none() {
             inner.end = Some(error);
             inner.wake();
         }
     }
 
-    /// Waits until the client has read the end or is gone. False where it read nothing for `patience`.
-    pub async fn is_read(&self, patience: Duration) -> bool {
-        while !self.0.lock().is_over {
-            if timeout(patience, self.0.read.notified()).await.is_err() {
-                return false;
-            }
-        }
-        true
-    }
-
     /// Drops what is unread; `error` is the end instead.
     pub fn give_up(&self, error: Status) {
-        let mut inner = self.0.lock();
+        let mut inner = lock(&self.0);
         inner.pending = VecDeque::new();
         inner.bytes = 0;
         inner.end = Some(Some(error));
@@ -194,20 +171,16 @@ impl Stream for ResponseStream {
         if self.ended {
             return Poll::Ready(None);
         }
-        let mut inner = self.shared.lock();
+        let mut inner = lock(&self.inner);
         if let Some(Unread { event, counted, .. }) = inner.pending.pop_front() {
             inner.bytes -= counted;
-            drop(inner);
-            self.shared.read.notify_one();
             return Poll::Ready(Some(Ok(GenerateResponse { event: Some(event) })));
         }
         let Some(error) = inner.end.clone() else {
             inner.waker = Some(cx.waker().clone());
             return Poll::Pending;
         };
-        inner.is_over = true;
         drop(inner);
-        self.shared.read.notify_one();
         self.ended = true;
         Poll::Ready(error.map(Err))
     }
@@ -215,13 +188,9 @@ impl Stream for ResponseStream {
 
 impl Drop for ResponseStream {
     fn drop(&mut self) {
-        let mut inner = self.shared.lock();
-        inner.is_over = true;
-        if inner.end.is_none() {
+        if lock(&self.inner).end.is_none() {
             self.canceller.cancel(Cause::Client);
         }
-        drop(inner);
-        self.shared.read.notify_one();
     }
 }
 
@@ -310,32 +279,12 @@ mod tests {
         assert_eq!(tokens, DELTA_BYTES / TOKEN_BYTES + 1);
     }
 
-    #[tokio::test]
-    async fn a_stream_is_read_when_its_end_is() {
-        const PATIENCE: Duration = Duration::from_secs(600);
-        let (outbox, mut stream, _) = pair(10);
-        outbox.push_echo(0, "a");
-        outbox.push_echo(1, "b");
-        outbox.end(None);
-        for _ in 0..3 {
-            assert_eq!(outbox.is_read(PATIENCE).now_or_never(), None);
-            assert!(next(&mut stream).is_none_or(|event| event.is_ok()));
-        }
-        assert_eq!(outbox.is_read(PATIENCE).now_or_never(), Some(true));
-        let (outbox, stream, _) = pair(10);
-        outbox.push_echo(0, "a");
-        outbox.end(None);
-        drop(stream);
-        assert_eq!(outbox.is_read(PATIENCE).now_or_never(), Some(true));
-    }
-
-    #[tokio::test]
-    async fn what_nobody_reads_is_dropped() {
+    #[test]
+    fn what_nobody_reads_is_dropped() {
         let (outbox, mut stream, _) = pair(10);
         outbox.push_echo(0, "a");
         outbox.push_delta(0, "b", Vec::new()).unwrap();
         outbox.end(None);
-        assert!(!outbox.is_read(Duration::ZERO).await);
         outbox.give_up(Status::internal("unread"));
         assert_eq!(next(&mut stream).unwrap().unwrap_err().message(), "unread");
         assert!(next(&mut stream).is_none());

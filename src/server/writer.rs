@@ -1,6 +1,7 @@
 //! The task of a request: events of the engine in, messages out. It finds stop strings whether or not the client reads.
 
 use super::best_of::{BestOf, TooLarge};
+use super::limits::ServerLimits;
 use super::open_rpc::OpenRpc;
 use super::outbox::{Outbox, Overflow};
 use super::proto::{self, FinishReason, Finished, Token, TopToken, Usage};
@@ -47,6 +48,7 @@ pub(super) struct Writer {
     /// Holds everything back when fewer sequences are returned than are computed.
     best_of: Option<BestOf>,
     outbox: Outbox,
+    /// A client that reads nothing for so long is not waited for.
     answer_timeout: Duration,
     open: Option<Arc<OpenRpc>>,
 }
@@ -97,11 +99,11 @@ impl Writer {
     ) -> Self {
         let line = || Line { detokenizer: Detokenizer::new(), stops: plan.stops.clone(), completion_tokens: 0 };
         let lines = (0..request.best_of).map(|_| line()).collect();
-        let choose = || BestOf::new(request.n, request.best_of, request.max_held_bytes);
+        let choose = || BestOf::new(request.n, request.best_of, request.limits.max_response_bytes);
         let best_of = (request.best_of > request.n).then(choose);
         let fingerprint = request.fingerprint.to_owned();
         let (prompt_tokens, answer_timeout, open) =
-            (request.prompt_tokens, request.answer_timeout, request.open.clone());
+            (request.prompt_tokens, request.limits.answer_timeout, request.open.clone());
         Self { tokenizer, metrics, plan, prompt_tokens, fingerprint, lines, best_of, outbox, answer_timeout, open }
     }
 
@@ -115,17 +117,16 @@ impl Writer {
         }
         self.outbox.end(written.err().map(Stopped::status));
         drop(events);
-        if self.outbox.is_read(self.answer_timeout).await {
+        let Some(open) = &self.open else { return };
+        if open.is_closed(self.answer_timeout).await {
             return;
         }
         if !is_cut {
             self.metrics.slow_consumers.increment(1);
         }
         self.outbox.give_up(status::slow_consumer());
-        // The transport does not take even an end from a stream whose window is used up.
-        if let Some(open) = &self.open {
-            open.close();
-        }
+        // The transport asks for no end while the stream's window is used up.
+        open.close();
     }
 
     async fn write(&mut self, events: &mut EventStream) -> Result<(), Stopped> {
@@ -214,12 +215,9 @@ pub(super) struct RequestFacts<'a> {
     /// Sequences that are returned, of those that are computed.
     pub n: u32,
     pub best_of: u32,
-    /// What may be held back until the best are known.
-    pub max_held_bytes: usize,
     pub prompt_tokens: u32,
     pub fingerprint: &'a str,
-    /// A client that reads nothing for so long is not waited for.
-    pub answer_timeout: Duration,
+    pub limits: &'a ServerLimits,
     pub open: Option<Arc<OpenRpc>>,
 }
 

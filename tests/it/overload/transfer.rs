@@ -146,7 +146,8 @@ async fn a_finished_stream_that_is_not_read_is_given_up() {
     options.limits.answer_timeout = Duration::from_millis(100);
     let server = TestServer::start(options).await;
     let response = Some(ResponseOptions { echo: true, ..Default::default() });
-    let wanted = GenerateRequest { n: Some(32), response, ..request(&[70; 400], 1) };
+    // More than the transport takes at once.
+    let wanted = GenerateRequest { n: Some(128), response, ..request(&[70; 400], 1) };
     let unread =
         InferenceClient::new(narrow(server.address).await).generate(wanted).await.expect("accepted").into_inner();
     eventually("nobody waits for it", || server.state.num_open_rpcs() == 0).await;
