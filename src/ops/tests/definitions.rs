@@ -54,7 +54,8 @@ pub fn exp(x: f32) -> f32 {
         return 0.0;
     }
     let x = x.min(89.0);
-    let (high, low) = (0.693_359_375, (LN_2 - 0.693_359_375) as f32);
+    const HIGH: f64 = 0.693_359_375;
+    let (high, low) = (HIGH as f32, (LN_2 - HIGH) as f32);
     let t = x.mul_add(std::f32::consts::LOG2_E, 12_582_912.0);
     let n = t - 12_582_912.0;
     let r = n.mul_add(-low, n.mul_add(-high, x));
