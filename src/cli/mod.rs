@@ -113,8 +113,9 @@ fn refuse(refused: &clap::Error) -> ExitCode {
 fn one_line(text: &str) -> String {
     let paragraphs = text.split("\n\n").map(str::trim);
     let told = paragraphs.enumerate().filter(|(i, paragraph)| *i == 0 || paragraph.starts_with("tip:"));
-    let lines = told.flat_map(|(_, paragraph)| paragraph.lines()).map(str::trim).collect::<Vec<_>>().join(" ");
-    lines.strip_prefix("error: ").unwrap_or(&lines).to_owned()
+    let lines = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let line = told.map(|(_, paragraph)| lines(paragraph)).collect::<Vec<_>>().join("; ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 /// The whole definition.
@@ -164,7 +165,7 @@ mod tests {
     fn usage_errors_are_one_line_that_names_the_flag() {
         for (arguments, parts) in [
             (&["serve", "--threads", "many"][..], &["'many'", "--threads"][..]),
-            (&["generate", "--prompt", "x", "--tempratur", "1"], &["'--tempratur'", "tip:", "'--temperature'"]),
+            (&["generate", "--prompt", "x", "--tempratur", "1"], &["'--tempratur' found; tip:", "'--temperature'"]),
             (&["quantize", "a", "b", "FOO"], &["'FOO'", "Q4_K_M"]),
             (&["generate", "--prompt", "x", "--prompt-file", "y"], &["--prompt", "--prompt-file"]),
             (&["bench", "serve"], &["not provided", "--"]),
