@@ -3,7 +3,7 @@
 use super::bench_session::{Measured, Session};
 use super::error::CliError;
 use super::output;
-use super::whole_file::write_whole;
+use super::whole_file::{folder_of, write_whole};
 use crate::load::arrivals::{Arrivals, parse_rate};
 use crate::load::run::Load;
 use crate::load::summary::Summary;
@@ -209,11 +209,10 @@ fn transparent(summary: &Summary) -> Result<(), CliError> {
 /// Refuses, before a run that may be long, a path that no report can be written to.
 fn has_place(flag: &str, path: &Path) -> Result<(), CliError> {
     let bad = |reason: &str| Err(CliError::Io(format!("{flag} {}: {reason}", path.display())));
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if path.is_dir() || path.file_name().is_none() {
         return bad("not a file name");
     }
-    if folder.is_dir() { Ok(()) } else { bad("the folder does not exist") }
+    if folder_of(path).is_dir() { Ok(()) } else { bad("the folder does not exist") }
 }
 
 /// Writes a report that is whole or not there; to a device, to a pipe and through a link as it comes.

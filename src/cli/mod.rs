@@ -77,11 +77,11 @@ enum BenchCommand {
 
 /// Parses the arguments, runs the command, and turns its error into one line on stderr and an exit code.
 pub fn run() -> ExitCode {
-    let matches = match command().try_get_matches() {
-        Ok(matches) => matches,
+    let parsed = command().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
         Err(refused) => return refuse(&refused),
     };
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     logging::start();
     let result = match cli.command {
         Command::Serve(args) => serve::run(args),

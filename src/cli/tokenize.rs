@@ -23,8 +23,8 @@ pub struct TokenizeArgs {
 /// Reads stdin to its end and prints the ids of that text on one line, separated by spaces.
 pub fn run(args: TokenizeArgs) -> Result<(), CliError> {
     let (file, source) = output::open_model(args.model.as_deref())?;
-    let bad_data = |error: &dyn std::fmt::Display| CliError::BadData(format!("{source}: {error}"));
-    let tokenizer = Tokenizer::from_metadata(file.metadata()).map_err(|error| bad_data(&error))?;
+    let tokenizer =
+        Tokenizer::from_metadata(file.metadata()).map_err(|error| CliError::BadData(format!("{source}: {error}")))?;
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes).map_err(|error| CliError::Io(format!("stdin: {error}")))?;
     let text = output::text_of(bytes).map_err(|error| CliError::BadData(format!("stdin: {error}")))?;

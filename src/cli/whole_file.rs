@@ -21,13 +21,11 @@ pub fn write_whole(out: &Path, write: impl FnOnce(File) -> Result<(), CliError>)
         return Err(CliError::CannotOpen(format!("{}: not a regular file", out.display())));
     }
     let failed = |error: std::io::Error| CliError::Io(format!("{}: {error}", out.display()));
-    let (temporary, listed) = create_listed(out)?;
+    let (_listed, temporary) = create_listed(out)?;
     write(temporary.as_file().try_clone().map_err(failed)?)?;
     // Some file systems tell only now that they had no room.
     temporary.as_file().sync_all().map_err(failed)?;
-    temporary.persist(out).map_err(|error| failed(error.error))?;
-    drop(listed);
-    Ok(())
+    temporary.persist(out).map(drop).map_err(|error| failed(error.error))
 }
 
 /// A new file with a name that nobody can foresee, with the permissions of any other.
@@ -35,21 +33,25 @@ fn create_beside(out: &Path) -> Result<NamedTempFile, CliError> {
     let Some(name) = out.file_name() else {
         return Err(CliError::Usage(format!("{}: not a file name", out.display())));
     };
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut prefix = std::ffi::OsString::from(".");
     prefix.push(name);
     prefix.push(".");
     let mut builder = tempfile::Builder::new();
     builder.prefix(&prefix).suffix(".partial").permissions(Permissions::from_mode(0o666));
     let cannot = |error| CliError::CannotOpen(format!("cannot create a file beside {}: {error}", out.display()));
-    builder.tempfile_in(folder).map_err(cannot)
+    builder.tempfile_in(folder_of(out)).map_err(cannot)
 }
 
-/// A file that is to go when a signal ends the process.
+/// The folder that a file of this path is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file that is to go when a signal ends the process. It outlives the file.
 struct Listed(PathBuf);
 
 /// [`create_beside`], listed before a signal can come between.
-fn create_listed(out: &Path) -> Result<(NamedTempFile, Listed), CliError> {
+fn create_listed(out: &Path) -> Result<(Listed, NamedTempFile), CliError> {
     WATCH.call_once(|| {
         let (ready, is_ready) = std::sync::mpsc::channel();
         if std::thread::Builder::new().name("llorch-partial".into()).spawn(move || watch(ready)).is_err() {
@@ -61,8 +63,7 @@ fn create_listed(out: &Path) -> Result<(NamedTempFile, Listed), CliError> {
     let mut partial = partial();
     let file = create_beside(out)?;
     partial.insert(file.path().to_owned());
-    let listed = Listed(file.path().to_owned());
-    Ok((file, listed))
+    Ok((Listed(file.path().to_owned()), file))
 }
 
 impl Drop for Listed {

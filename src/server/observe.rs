@@ -130,13 +130,16 @@ impl Service<Request<Incoming>> for Observe {
         };
         let outgoing = Arc::clone(&self.outgoing);
         Box::pin(async move {
+            let observed = |response: Response<Body>, report| {
+                response.map(|body| Observed { body, rest: Rest::default(), report, outgoing, fault })
+            };
             let Some(Ok(response)) = contained(response).await else {
                 report.code = Some(Code::Internal);
                 let response: Response<Body> = status::sequence_panic().into_http();
-                return Ok(response.map(|body| Observed { body, rest: Rest::default(), report, outgoing, fault }));
+                return Ok(observed(response, report));
             };
             let Some(status) = code_of(response.headers()).and(Status::from_header_map(response.headers())) else {
-                return Ok(response.map(|body| Observed { body, rest: Rest::default(), report, outgoing, fault }));
+                return Ok(observed(response, report));
             };
             let own = translate(&status, limit);
             let response = own.map_or(response, |status| {
@@ -144,7 +147,7 @@ impl Service<Request<Incoming>> for Observe {
                 status.into_http()
             });
             report.code = report.code.or(Some(status.code()));
-            Ok(response.map(|body| Observed { body, rest: Rest::default(), report, outgoing, fault }))
+            Ok(observed(response, report))
         })
     }
 }

@@ -90,6 +90,14 @@ pub fn gelu(g: f32) -> f32 {
     g / (1.0 + exp(g * (g * g).mul_add((a * 0.044_715) as f32, a as f32)))
 }
 
+/// NORM-1, without a bias.
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mut lanes = [0f32; 16];
+    x.iter().enumerate().for_each(|(i, x)| lanes[i % 16] = x.mul_add(*x, lanes[i % 16]));
+    let f = 1.0 / (sum_of_lanes(lanes) / x.len() as f32 + eps).sqrt();
+    x.iter().zip(weight).map(|(x, w)| (x * f) * w).collect()
+}
+
 /// The tree of "Sums over lanes".
 pub fn sum_of_lanes(mut lanes: [f32; 16]) -> f32 {
     for half in [8, 4, 2, 1] {

@@ -9,7 +9,7 @@ use crate::model::decoder::Decoder;
 use crate::model::observer::{AttentionView, Observer};
 use crate::model::weights::Weights;
 use crate::ops::pool::Pool;
-use crate::ops::tests::definitions::{silu, sum_of_lanes};
+use crate::ops::tests::definitions::{rms_norm, silu};
 use crate::ops::tests::{TestRng, bits};
 use crate::types::{BlockId, ForwardBatch, Slot, TokenId};
 use std::ops::Range;
@@ -138,10 +138,7 @@ impl Tensors<'_> {
     /// NORM-1, MOE-1 and MOE-2: the sublayer's output for one row.
     fn mixture(&self, layer: usize, x: &[f32]) -> Vec<f32> {
         let name = |what: &str| format!("blk.{layer}.{what}.weight");
-        let mut lanes = [0f32; 16];
-        x.iter().enumerate().for_each(|(i, x)| lanes[i % 16] = x.mul_add(*x, lanes[i % 16]));
-        let f = 1.0 / (sum_of_lanes(lanes) / x.len() as f32 + 1e-5).sqrt();
-        let h: Vec<f32> = x.iter().zip(self.floats(&name("ffn_norm"))).map(|(x, w)| x * f * w).collect();
+        let h = rms_norm(x, &self.floats(&name("ffn_norm")), 1e-5);
         let mut out = vec![0f32; x.len()];
         let shares = moe_1(&self.product(&name("ffn_gate_inp"), 0, 8, &h), 2);
         for (e, share) in shares.into_iter().enumerate().filter(|(_, share)| *share != 0.0) {
